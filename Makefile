@@ -1,0 +1,62 @@
+# cusown_ops: operational runbooks of a booking application, as functions
+
+EXTENSION = cusown_ops
+EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(srcdir)/cusown_ops.control)
+
+MODULE_big = cusown_ops
+OBJS = \
+	src/attach.o \
+	src/attach_advice.o \
+	src/attention.o \
+	src/audit.o \
+	src/binding.o \
+	src/cusown_ops.o \
+	src/expiry.o \
+	src/grant.o \
+	src/row_check.o \
+	src/state_machine.o \
+	src/template.o \
+	src/uuid_list.o \
+	src/verb.o
+
+# parts of the install script, in the order in which they are run
+SQL_PARTS = \
+	src/schema.sql \
+	src/attach.sql \
+	src/state_machine.sql \
+	src/attention.sql \
+	src/expiry.sql \
+	src/grant.sql \
+	src/rights.sql
+
+DATA_built = cusown_ops--$(EXTVERSION).sql
+# the reference schema of the application, for new users and for the tests
+DATA = $(wildcard $(srcdir)/test/fixture/cusown_app*.sql)
+
+REGRESS = attach binding state_machine attention expiry grant hostile settings
+REGRESS_OPTS = --inputdir=$(srcdir)
+ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=$(srcdir)/test --load-extension=cusown_ops
+
+EXTRA_CLEAN = cusown_ops--*.sql
+
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
+	-Wno-missing-field-initializers
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+$(OBJS): $(wildcard $(srcdir)/src/*.h)
+
+# a VPATH build has no src folder of its own yet
+$(OBJS): | src
+src:
+	mkdir -p $@
+
+$(DATA_built): $(addprefix $(srcdir)/,$(SQL_PARTS)) $(srcdir)/cusown_ops.control
+	cat $(addprefix $(srcdir)/,$(SQL_PARTS)) > $@
+
+# lets scripts read the lists above: make print-REGRESS
+print-%:
+	@echo $($*)

@@ -1,0 +1,867 @@
+/*-------------------------------------------------------------------------
+ *
+ * attach.c
+ *	  Binds canonical names to an application's tables and columns.
+ *
+ * The table canonical_names below is the whole vocabulary of our templates.
+ * cusown_attach() looks each name up in the application's schema, by the
+ * caller's mapping, by the canonical name itself, or by the other name that
+ * the application of app-schema is known to use; checks kind and type; and
+ * writes what it found to cusown_ops.binding.  What is wrong is collected and
+ * reported whole: one error, or the rows of a dry run.
+ *
+ * The binding is names, not object ids, so that it survives dump and restore,
+ * and no dependency ties the application's migrations.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_attribute.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_enum.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "attach.h"
+#include "cusown_ops.h"
+#include "errors.h"
+#include "template.h"
+#include "verb.h"
+
+typedef enum NameType
+{
+	TYPE_TABLE,
+	TYPE_UUID,
+	TYPE_STATUS,				/* text or enum; its labels are checked */
+	TYPE_LABEL,					/* text or enum */
+	TYPE_TEXT,
+	TYPE_TIMESTAMPTZ,
+	TYPE_DATE,
+	TYPE_TIME,
+	TYPE_INTEGER,
+	TYPE_BOOLEAN,
+	TYPE_JSONB
+} NameType;
+
+/* how DDL of ours writes each */
+static const char *const type_names[] = {
+	"", "uuid", "text", "text", "text", "timestamp with time zone", "date",
+	"time without time zone", "integer", "boolean", "jsonb"
+};
+
+typedef enum Need
+{
+	NEEDED,
+	OPTIONAL,
+	WALL_CLOCK,					/* needed, or else all of INSTANT */
+	INSTANT						/* needed, or else all of WALL_CLOCK */
+} Need;
+
+typedef struct CanonicalName
+{
+	const char *relation;
+	const char *attribute;		/* "" for the relation itself */
+	NameType	type;
+	Need		need;			/* of a column: within its relation */
+	const char *other_name;		/* found without a mapping, or NULL */
+} CanonicalName;
+
+static const CanonicalName canonical_names[] = {
+	{"bookings", "", TYPE_TABLE, NEEDED, NULL},
+	{"bookings", "id", TYPE_UUID, NEEDED, NULL},
+	{"bookings", "slot_id", TYPE_UUID, NEEDED, NULL},
+	{"bookings", "status", TYPE_STATUS, NEEDED, NULL},
+	{"bookings", "created_at", TYPE_TIMESTAMPTZ, NEEDED, NULL},
+	{"bookings", "business_id", TYPE_UUID, OPTIONAL, NULL},
+	{"bookings", "customer_id", TYPE_UUID, OPTIONAL, "customer_user_id"},
+	{"bookings", "updated_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
+	{"bookings", "cancelled_by", TYPE_LABEL, OPTIONAL, NULL},
+	{"bookings", "cancelled_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
+	{"bookings", "cancellation_reason", TYPE_TEXT, OPTIONAL, NULL},
+
+	{"slots", "", TYPE_TABLE, NEEDED, NULL},
+	{"slots", "id", TYPE_UUID, NEEDED, NULL},
+	{"slots", "status", TYPE_STATUS, NEEDED, NULL},
+	{"slots", "date", TYPE_DATE, WALL_CLOCK, NULL},
+	{"slots", "start_time", TYPE_TIME, WALL_CLOCK, NULL},
+	{"slots", "end_time", TYPE_TIME, WALL_CLOCK, NULL},
+	{"slots", "starts_at", TYPE_TIMESTAMPTZ, INSTANT, NULL},
+	{"slots", "ends_at", TYPE_TIMESTAMPTZ, INSTANT, NULL},
+	{"slots", "business_id", TYPE_UUID, OPTIONAL, NULL},
+	{"slots", "reserved_until", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
+	{"slots", "updated_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
+
+	{"audit_logs", "", TYPE_TABLE, NEEDED, NULL},
+	{"audit_logs", "action", TYPE_TEXT, NEEDED, "action_type"},
+	{"audit_logs", "entity_type", TYPE_TEXT, NEEDED, NULL},
+	{"audit_logs", "entity_id", TYPE_UUID, NEEDED, NULL},
+	{"audit_logs", "created_at", TYPE_TIMESTAMPTZ, NEEDED, NULL},
+	{"audit_logs", "actor_id", TYPE_UUID, OPTIONAL, "admin_user_id"},
+	{"audit_logs", "actor_role", TYPE_TEXT, OPTIONAL, NULL},
+	{"audit_logs", "old_data", TYPE_JSONB, OPTIONAL, NULL},
+	{"audit_logs", "new_data", TYPE_JSONB, OPTIONAL, NULL},
+	{"audit_logs", "metadata", TYPE_JSONB, OPTIONAL, NULL},
+	{"audit_logs", "description", TYPE_TEXT, OPTIONAL, NULL},
+	{"audit_logs", "severity", TYPE_TEXT, OPTIONAL, NULL},
+
+	{"businesses", "", TYPE_TABLE, OPTIONAL, NULL},
+	{"businesses", "id", TYPE_UUID, NEEDED, NULL},
+	{"businesses", "timezone", TYPE_TEXT, OPTIONAL, NULL},
+	{"businesses", "concurrent_booking_capacity", TYPE_INTEGER, OPTIONAL, NULL},
+
+	{"payments", "", TYPE_TABLE, OPTIONAL, NULL},
+	{"payments", "id", TYPE_UUID, NEEDED, NULL},
+	{"payments", "booking_id", TYPE_UUID, NEEDED, NULL},
+	{"payments", "status", TYPE_STATUS, NEEDED, NULL},
+	{"payments", "created_at", TYPE_TIMESTAMPTZ, NEEDED, NULL},
+	{"payments", "provider", TYPE_LABEL, OPTIONAL, NULL},
+	{"payments", "provider_ref", TYPE_TEXT, OPTIONAL, "provider_payment_id"},
+	{"payments", "amount", TYPE_INTEGER, OPTIONAL, "amount_cents"},
+	{"payments", "currency", TYPE_TEXT, OPTIONAL, NULL},
+	{"payments", "order_id", TYPE_TEXT, OPTIONAL, NULL},
+	{"payments", "transaction_id", TYPE_TEXT, OPTIONAL, NULL},
+	{"payments", "webhook_payload_hash", TYPE_TEXT, OPTIONAL, NULL},
+	{"payments", "expires_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
+	{"payments", "updated_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
+
+	{"payment_audit_logs", "", TYPE_TABLE, OPTIONAL, NULL},
+	{"payment_audit_logs", "payment_id", TYPE_UUID, NEEDED, NULL},
+	{"payment_audit_logs", "actor_type", TYPE_LABEL, NEEDED, NULL},
+	{"payment_audit_logs", "action", TYPE_TEXT, NEEDED, NULL},
+	{"payment_audit_logs", "from_status", TYPE_LABEL, OPTIONAL, NULL},
+	{"payment_audit_logs", "to_status", TYPE_LABEL, OPTIONAL, NULL},
+	{"payment_audit_logs", "reason", TYPE_TEXT, OPTIONAL, NULL},
+	{"payment_audit_logs", "metadata", TYPE_JSONB, OPTIONAL, NULL},
+	{"payment_audit_logs", "created_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
+
+	{"cron_run_logs", "", TYPE_TABLE, OPTIONAL, NULL},
+	{"cron_run_logs", "job_name", TYPE_TEXT, NEEDED, NULL},
+	{"cron_run_logs", "started_at", TYPE_TIMESTAMPTZ, NEEDED, NULL},
+	{"cron_run_logs", "completed_at", TYPE_TIMESTAMPTZ, NEEDED, NULL},
+	{"cron_run_logs", "status", TYPE_LABEL, NEEDED, NULL},
+	{"cron_run_logs", "duration_ms", TYPE_INTEGER, OPTIONAL, NULL},
+	{"cron_run_logs", "error_message", TYPE_TEXT, OPTIONAL, NULL},
+
+	{"metrics", "", TYPE_TABLE, OPTIONAL, NULL},
+	{"metrics", "metric", TYPE_TEXT, NEEDED, NULL},
+	{"metrics", "value", TYPE_INTEGER, NEEDED, NULL},
+	{"metrics", "updated_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
+
+	{"booking_lifecycle_audit", "", TYPE_TABLE, OPTIONAL, NULL},
+	{"booking_lifecycle_audit", "booking_id", TYPE_UUID, NEEDED, NULL},
+	{"booking_lifecycle_audit", "old_slot_id", TYPE_UUID, NEEDED, NULL},
+	{"booking_lifecycle_audit", "new_slot_id", TYPE_UUID, OPTIONAL, NULL},
+	{"booking_lifecycle_audit", "action_type", TYPE_TEXT, NEEDED, NULL},
+	{"booking_lifecycle_audit", "actor_type", TYPE_TEXT, NEEDED, NULL},
+	{"booking_lifecycle_audit", "created_at", TYPE_TIMESTAMPTZ, NEEDED, NULL},
+
+	{"idempotency_keys", "", TYPE_TABLE, OPTIONAL, NULL},
+	{"idempotency_keys", "key", TYPE_TEXT, NEEDED, NULL},
+	{"idempotency_keys", "resource_type", TYPE_TEXT, NEEDED, NULL},
+	{"idempotency_keys", "result_id", TYPE_UUID, OPTIONAL, NULL},
+	{"idempotency_keys", "created_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
+	{"idempotency_keys", "expires_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
+};
+
+/* statuses that templates write or compare with */
+typedef struct StatusLabels
+{
+	const char *relation;
+	const char *labels[9];		/* ends with NULL */
+} StatusLabels;
+
+static const StatusLabels status_labels[] = {
+	{"bookings", {"pending", "confirmed", "rejected", "cancelled"}},
+	{"slots", {"available", "reserved", "booked"}},
+	{"payments", {"initiated", "pending", "processing", "completed", "failed",
+	"refunded", "partially_refunded", "expired"}},
+};
+
+/* what the caller's mapping says about one canonical name */
+typedef struct Mapped
+{
+	const char *relation;
+	const char *attribute;		/* "" for the relation itself */
+	const char *schema;			/* or NULL */
+	const char *name;			/* NULL: do not bind */
+} Mapped;
+
+/* one call of cusown_attach() */
+typedef struct Attach
+{
+	const char *app_schema;
+	Jsonb	   *mapping;
+	bool		dry_run;
+	List	   *mapped;			/* of Mapped */
+	List	   *resolved;		/* of Resolved */
+	List	   *rows;			/* of AttachRow */
+	StringInfoData problems;	/* one line each */
+	ReturnSetInfo *result;
+} Attach;
+
+PG_FUNCTION_INFO_V1(cusown_attach);
+PG_FUNCTION_INFO_V1(cusown_detach);
+
+/* $2 .. $5 are parallel arrays */
+static const Template keep_names = {
+	"INSERT INTO cusown_ops.binding"
+	" (app_schema, relation, attribute, bound_schema, bound_name)"
+	" SELECT $1, u.relation, u.attribute, u.bound_schema, u.bound_name"
+	" FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3),"
+	" pg_catalog.unnest($4), pg_catalog.unnest($5))"
+	" AS u (relation, attribute, bound_schema, bound_name)"
+	" ON CONFLICT (app_schema, relation, attribute) DO UPDATE SET"
+	" bound_schema := excluded.bound_schema,"
+	" bound_name := excluded.bound_name",
+	5, {NAMEOID, TEXTARRAYOID, TEXTARRAYOID, NAMEARRAYOID, NAMEARRAYOID}
+};
+
+static const Template drop_other_names = {
+	"DELETE FROM cusown_ops.binding n WHERE n.app_schema = $1"
+	" AND NOT EXISTS (SELECT"
+	" FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3))"
+	" AS u (relation, attribute)"
+	" WHERE u.relation = n.relation AND u.attribute = n.attribute)",
+	3, {NAMEOID, TEXTARRAYOID, TEXTARRAYOID}
+};
+
+static const Template drop_names = {
+	"DELETE FROM cusown_ops.binding n WHERE n.app_schema = $1",
+	1, {NAMEOID}
+};
+
+/* ---------- the mapping ---------- */
+
+static void malformed(const char *detail) pg_attribute_noreturn();
+
+static void
+malformed(const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CUSOWN_MALFORMED),
+			 errmsg("mapping is malformed"),
+			 errdetail_internal("%s", detail),
+			 errhint("A mapping looks like {\"bookings\": {\"relation\": \"reservation\", \"columns\": {\"status\": \"state\"}}, \"payments\": null}.")));
+}
+
+static const CanonicalName *
+find_canonical(const char *relation, const char *attribute)
+{
+	for (int i = 0; i < lengthof(canonical_names); i++)
+	{
+		if (strcmp(canonical_names[i].relation, relation) == 0 &&
+			strcmp(canonical_names[i].attribute, attribute) == 0)
+			return &canonical_names[i];
+	}
+	return NULL;
+}
+
+static char *
+json_string(const JsonbValue *value)
+{
+	return pnstrdup(value->val.string.val, value->val.string.len);
+}
+
+static void
+add_mapped(Attach *attach, const char *relation, const char *attribute,
+		   const char *schema, const char *name)
+{
+	Mapped	   *mapped = palloc(sizeof(Mapped));
+
+	mapped->relation = relation;
+	mapped->attribute = attribute;
+	mapped->schema = schema;
+	mapped->name = name;
+	attach->mapped = lappend(attach->mapped, mapped);
+}
+
+/* "table" or ["schema", "table"] */
+static void
+map_target(Attach *attach, const char *relation, const JsonbValue *value)
+{
+	JsonbValue *schema;
+	JsonbValue *name;
+
+	if (value->type == jbvString)
+	{
+		add_mapped(attach, relation, "", NULL, json_string(value));
+		return;
+	}
+	if (value->type != jbvBinary ||
+		!JsonContainerIsArray(value->val.binary.data) ||
+		JsonContainerSize(value->val.binary.data) != 2)
+		malformed(psprintf("\"relation\" of \"%s\" is neither a name nor [schema, name].",
+						   relation));
+	schema = getIthJsonbValueFromContainer(value->val.binary.data, 0);
+	name = getIthJsonbValueFromContainer(value->val.binary.data, 1);
+	if (schema->type != jbvString || name->type != jbvString)
+		malformed(psprintf("\"relation\" of \"%s\" is neither a name nor [schema, name].",
+						   relation));
+	add_mapped(attach, relation, "", json_string(schema), json_string(name));
+}
+
+static void
+map_column(Attach *attach, const char *relation, const char *attribute,
+		   const JsonbValue *value)
+{
+	if (attribute[0] == '\0' || find_canonical(relation, attribute) == NULL)
+		malformed(psprintf("\"%s\" of \"%s\" is not a canonical name.",
+						   attribute, relation));
+	if (value->type != jbvString && value->type != jbvNull)
+		malformed(psprintf("\"%s\" of \"%s\" is mapped to something that is not a name.",
+						   attribute, relation));
+	add_mapped(attach, relation, attribute, NULL,
+			   value->type == jbvNull ? NULL : json_string(value));
+}
+
+/* calls back for each key of a JSON object */
+typedef void (*MapKey) (Attach *attach, const char *relation, const char *key,
+						const JsonbValue *value);
+
+static void
+for_each_key(Attach *attach, const char *relation, JsonbContainer *object,
+			 MapKey map_key)
+{
+	JsonbIterator *it = JsonbIteratorInit(object);
+	JsonbValue	value;
+	JsonbIteratorToken token;
+
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		char	   *key;
+
+		if (token != WJB_KEY)
+			continue;
+		key = json_string(&value);
+		JsonbIteratorNext(&it, &value, true);
+		map_key(attach, relation, key, &value);
+	}
+}
+
+static void
+map_relation_key(Attach *attach, const char *relation, const char *key,
+				 const JsonbValue *value)
+{
+	if (strcmp(key, "relation") == 0)
+		map_target(attach, relation, value);
+	else if (strcmp(key, "columns") != 0)
+		malformed(psprintf("\"%s\" of \"%s\" is neither \"relation\" nor \"columns\".",
+						   key, relation));
+	else if (value->type != jbvBinary ||
+			 !JsonContainerIsObject(value->val.binary.data))
+		malformed(psprintf("\"columns\" of \"%s\" is not an object.", relation));
+	else
+		for_each_key(attach, relation, value->val.binary.data, map_column);
+}
+
+static void
+map_relation(Attach *attach, const char *unused, const char *relation,
+			 const JsonbValue *value)
+{
+	if (find_canonical(relation, "") == NULL)
+		malformed(psprintf("\"%s\" is not a canonical name.", relation));
+	if (value->type == jbvNull)
+		add_mapped(attach, relation, "", NULL, NULL);
+	else if (value->type != jbvBinary ||
+			 !JsonContainerIsObject(value->val.binary.data))
+		malformed(psprintf("\"%s\" is mapped to something that is neither an object nor null.",
+						   relation));
+	else
+		for_each_key(attach, relation, value->val.binary.data,
+					 map_relation_key);
+}
+
+static void
+read_mapping(Attach *attach)
+{
+	if (!JB_ROOT_IS_OBJECT(attach->mapping))
+		malformed("It is not a JSON object.");
+	for_each_key(attach, NULL, &attach->mapping->root, map_relation);
+}
+
+static const Mapped *
+find_mapped(const Attach *attach, const char *relation, const char *attribute)
+{
+	ListCell   *lc;
+
+	foreach(lc, attach->mapped)
+	{
+		Mapped	   *mapped = lfirst(lc);
+
+		if (strcmp(mapped->relation, relation) == 0 &&
+			strcmp(mapped->attribute, attribute) == 0)
+			return mapped;
+	}
+	return NULL;
+}
+
+/* ---------- looking names up ---------- */
+
+const Resolved *
+attach_find(List *resolved, const char *relation, const char *attribute)
+{
+	ListCell   *lc;
+
+	foreach(lc, resolved)
+	{
+		Resolved   *one = lfirst(lc);
+
+		if (strcmp(one->relation, relation) == 0 &&
+			strcmp(one->attribute, attribute) == 0)
+			return one;
+	}
+	return NULL;
+}
+
+static AttachRow *
+add_row(Attach *attach, const CanonicalName *canonical, const char *status)
+{
+	AttachRow  *row = palloc0(sizeof(AttachRow));
+
+	row->relation = canonical->relation;
+	row->attribute = canonical->attribute[0] == '\0' ?
+		NULL : canonical->attribute;
+	row->status = status;
+	attach->rows = lappend(attach->rows, row);
+	return row;
+}
+
+/* something that forbids to attach, with the DDL that would mend it */
+static void
+add_problem(Attach *attach, const CanonicalName *canonical, const char *finding,
+			const char *remedy)
+{
+	AttachRow  *row = add_row(attach, canonical, "missing");
+
+	row->remedy = remedy;
+	if (attach->problems.len > 0)
+		appendStringInfoChar(&attach->problems, '\n');
+	appendStringInfo(&attach->problems, "%s%s%s: %s; %s", canonical->relation,
+					 row->attribute == NULL ? "" : ".", canonical->attribute,
+					 finding, remedy);
+}
+
+static void
+add_resolved(Attach *attach, const CanonicalName *canonical,
+			 const char *schema, const char *name, Oid relid,
+			 AttrNumber attnum)
+{
+	Resolved   *resolved = palloc0(sizeof(Resolved));
+	AttachRow  *row = add_row(attach, canonical, "bound");
+
+	row->bound_to = schema == NULL ? quote_identifier(name) :
+		quote_qualified_identifier(schema, name);
+	resolved->relation = canonical->relation;
+	resolved->attribute = canonical->attribute;
+	resolved->schema = schema;
+	resolved->name = name;
+	resolved->relid = relid;
+	resolved->attnum = attnum;
+	attach->resolved = lappend(attach->resolved, resolved);
+}
+
+static char *
+mapping_remedy(const Attach *attach, const char *relation)
+{
+	return psprintf("SELECT * FROM cusown_attach(%s, '{\"%s\": {\"relation\": \"its name\"}}');",
+					quote_literal_cstr(attach->app_schema), relation);
+}
+
+static void
+resolve_table(Attach *attach, const CanonicalName *canonical)
+{
+	const Mapped *mapped = find_mapped(attach, canonical->relation, "");
+	const char *schema = attach->app_schema;
+	const char *name = canonical->relation;
+	char	   *full_name;
+	Oid			relid;
+	char		relkind;
+
+	if (mapped != NULL && mapped->schema != NULL)
+		schema = mapped->schema;
+	if (mapped != NULL)
+		name = mapped->name;
+	if (name == NULL)
+	{
+		if (canonical->need == NEEDED)
+			add_problem(attach, canonical, "is mapped to null, but needed",
+						mapping_remedy(attach, canonical->relation));
+		else
+			add_row(attach, canonical, "optional");
+		return;
+	}
+
+	full_name = quote_qualified_identifier(schema, name);
+	relid = get_relname_relid(name, get_namespace_oid(schema, true));
+	relkind = OidIsValid(relid) ? get_rel_relkind(relid) : '\0';
+	if (!OidIsValid(relid) && mapped == NULL && canonical->need == OPTIONAL)
+		add_row(attach, canonical, "optional");
+	else if (!OidIsValid(relid))
+		add_problem(attach, canonical,
+					psprintf("%s does not exist", full_name),
+					mapping_remedy(attach, canonical->relation));
+	else if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
+		add_problem(attach, canonical,
+					psprintf("%s is not a table", full_name),
+					mapping_remedy(attach, canonical->relation));
+	else
+		add_resolved(attach, canonical, schema, name, relid, 0);
+}
+
+static bool
+is_string_type(Oid type)
+{
+	char		category;
+	bool		preferred;
+
+	get_type_category_preferred(type, &category, &preferred);
+	return category == TYPCATEGORY_STRING;
+}
+
+static bool
+type_fits(NameType wanted, Oid type)
+{
+	Oid			base = getBaseType(type);
+
+	switch (wanted)
+	{
+		case TYPE_TABLE:
+			return false;
+		case TYPE_UUID:
+			return base == UUIDOID;
+		case TYPE_STATUS:
+		case TYPE_LABEL:
+			return type_is_enum(base) || is_string_type(base);
+		case TYPE_TEXT:
+			return is_string_type(base);
+		case TYPE_TIMESTAMPTZ:
+			return base == TIMESTAMPTZOID;
+		case TYPE_DATE:
+			return base == DATEOID;
+		case TYPE_TIME:
+			return base == TIMEOID;
+		case TYPE_INTEGER:
+			return base == INT2OID || base == INT4OID || base == INT8OID;
+		case TYPE_BOOLEAN:
+			return base == BOOLOID;
+		case TYPE_JSONB:
+			return base == JSONBOID;
+	}
+	return false;
+}
+
+static void
+check_labels(Attach *attach, const CanonicalName *canonical, Oid type)
+{
+	Oid			base = getBaseType(type);
+
+	if (canonical->type != TYPE_STATUS || !type_is_enum(base))
+		return;
+	for (int i = 0; i < lengthof(status_labels); i++)
+	{
+		if (strcmp(status_labels[i].relation, canonical->relation) != 0)
+			continue;
+		for (const char *const *label = status_labels[i].labels;
+			 *label != NULL; label++)
+		{
+			if (!SearchSysCacheExists2(ENUMTYPOIDNAME, ObjectIdGetDatum(base),
+									   CStringGetDatum(*label)))
+				add_problem(attach, canonical,
+							psprintf("type %s has no label '%s'",
+									 format_type_be_qualified(base), *label),
+							template_ddl("ALTER TYPE %s ADD VALUE '%s';",
+										 format_type_be_qualified(base),
+										 *label));
+		}
+	}
+}
+
+static void
+column_is_missing(Attach *attach, const CanonicalName *canonical,
+				  const char *table, const char *name, bool was_mapped)
+{
+	if (canonical->need != NEEDED && !was_mapped)
+	{
+		add_row(attach, canonical, "optional");
+		return;
+	}
+	add_problem(attach, canonical,
+				psprintf("column %s of %s does not exist",
+						 quote_identifier(name), table),
+				template_ddl("ALTER TABLE %s ADD COLUMN %I %s;", table, name,
+							 type_names[canonical->type]));
+}
+
+static void
+bind_column(Attach *attach, const CanonicalName *canonical,
+			const Resolved *table, const char *name, HeapTuple tuple)
+{
+	Form_pg_attribute attribute = (Form_pg_attribute) GETSTRUCT(tuple);
+	Oid			type = attribute->atttypid;
+	const char *table_name = quote_qualified_identifier(table->schema,
+														table->name);
+
+	if (!type_fits(canonical->type, type))
+	{
+		add_problem(attach, canonical,
+					psprintf("column %s of %s is of type %s, not %s",
+							 quote_identifier(name), table_name,
+							 format_type_be(type), type_names[canonical->type]),
+					template_ddl("ALTER TABLE %s ALTER COLUMN %I TYPE %s USING %I::%s;",
+								 table_name, name, type_names[canonical->type],
+								 name, type_names[canonical->type]));
+		return;
+	}
+	add_resolved(attach, canonical, NULL, name, table->relid,
+				 attribute->attnum);
+	check_labels(attach, canonical, type);
+}
+
+static void
+resolve_column(Attach *attach, const CanonicalName *canonical)
+{
+	const Resolved *table = attach_find(attach->resolved, canonical->relation,
+										"");
+	const Mapped *mapped = find_mapped(attach, canonical->relation,
+									   canonical->attribute);
+	const char *name = mapped == NULL ? canonical->attribute : mapped->name;
+	const char *table_name;
+	HeapTuple	tuple;
+
+	if (table == NULL)
+		return;
+	table_name = quote_qualified_identifier(table->schema, table->name);
+	if (name == NULL)
+	{
+		column_is_missing(attach, canonical, table_name, canonical->attribute,
+						  canonical->need == NEEDED);
+		return;
+	}
+	tuple = SearchSysCacheAttName(table->relid, name);
+	if (!HeapTupleIsValid(tuple) && mapped == NULL &&
+		canonical->other_name != NULL)
+	{
+		name = canonical->other_name;
+		tuple = SearchSysCacheAttName(table->relid, name);
+	}
+	if (!HeapTupleIsValid(tuple))
+	{
+		column_is_missing(attach, canonical, table_name, name, mapped != NULL);
+		return;
+	}
+	bind_column(attach, canonical, table, name, tuple);
+	ReleaseSysCache(tuple);
+}
+
+/* whether every name of the group is bound */
+static bool
+has_group(const Attach *attach, Need group)
+{
+	for (int i = 0; i < lengthof(canonical_names); i++)
+	{
+		if (canonical_names[i].need == group &&
+			attach_find(attach->resolved, canonical_names[i].relation,
+						canonical_names[i].attribute) == NULL)
+			return false;
+	}
+	return true;
+}
+
+static void
+check_slot_times(Attach *attach)
+{
+	const Resolved *slots = attach_find(attach->resolved, "slots", "");
+
+	if (slots == NULL || has_group(attach, WALL_CLOCK) ||
+		has_group(attach, INSTANT))
+		return;
+	add_problem(attach, find_canonical("slots", "date"),
+				"neither date, start_time and end_time nor starts_at and ends_at are all there",
+				template_ddl("ALTER TABLE %s ADD COLUMN starts_at timestamp with time zone, ADD COLUMN ends_at timestamp with time zone;",
+							 quote_qualified_identifier(slots->schema,
+														slots->name)));
+}
+
+static void
+resolve_all(Attach *attach)
+{
+	for (int i = 0; i < lengthof(canonical_names); i++)
+	{
+		if (canonical_names[i].type == TYPE_TABLE)
+			resolve_table(attach, &canonical_names[i]);
+		else
+			resolve_column(attach, &canonical_names[i]);
+	}
+	check_slot_times(attach);
+}
+
+/* ---------- keeping and showing the result ---------- */
+
+static Datum
+name_array(Datum *datums, bool *nulls, int count, Oid type)
+{
+	int			lower = 1;
+	bool		is_name = type == NAMEOID;
+
+	return PointerGetDatum(construct_md_array(datums, nulls, 1, &count, &lower,
+											  type, is_name ? NAMEDATALEN : -1,
+											  false, is_name ?
+											  TYPALIGN_CHAR : TYPALIGN_INT));
+}
+
+static Datum
+name_datum(const char *name)
+{
+	Name		datum = palloc0(sizeof(NameData));
+
+	namestrcpy(datum, name);
+	return NameGetDatum(datum);
+}
+
+static void
+write_binding(const Attach *attach)
+{
+	int			count = list_length(attach->resolved);
+	Datum	   *relations = palloc(count * sizeof(Datum));
+	Datum	   *attributes = palloc(count * sizeof(Datum));
+	Datum	   *schemas = palloc(count * sizeof(Datum));
+	Datum	   *names = palloc(count * sizeof(Datum));
+	bool	   *no_schema = palloc(count * sizeof(bool));
+	Datum		values[5];
+
+	for (int i = 0; i < count; i++)
+	{
+		Resolved   *resolved = list_nth(attach->resolved, i);
+
+		relations[i] = CStringGetTextDatum(resolved->relation);
+		attributes[i] = CStringGetTextDatum(resolved->attribute);
+		no_schema[i] = resolved->schema == NULL;
+		schemas[i] = no_schema[i] ? (Datum) 0 : name_datum(resolved->schema);
+		names[i] = name_datum(resolved->name);
+	}
+	values[0] = name_datum(attach->app_schema);
+	values[1] = name_array(relations, NULL, count, TEXTOID);
+	values[2] = name_array(attributes, NULL, count, TEXTOID);
+	values[3] = name_array(schemas, no_schema, count, NAMEOID);
+	values[4] = name_array(names, NULL, count, NAMEOID);
+	template_execute(NULL, &keep_names, values, NULL, false);
+	template_execute(NULL, &drop_other_names, values, NULL, false);
+}
+
+static void
+put_rows(const Attach *attach)
+{
+	ListCell   *lc;
+
+	foreach(lc, attach->rows)
+	{
+		AttachRow  *row = lfirst(lc);
+		const char *columns[5] = {row->relation, row->attribute,
+		row->bound_to, row->status, row->remedy};
+		Datum		values[5];
+		bool		nulls[5];
+
+		for (int i = 0; i < 5; i++)
+		{
+			nulls[i] = columns[i] == NULL;
+			values[i] = nulls[i] ? (Datum) 0 : CStringGetTextDatum(columns[i]);
+		}
+		tuplestore_putvalues(attach->result->setResult,
+							 attach->result->setDesc, values, nulls);
+	}
+}
+
+static void
+attach_body(void *state)
+{
+	Attach	   *attach = state;
+
+	initStringInfo(&attach->problems);
+	read_mapping(attach);
+	if (!OidIsValid(get_namespace_oid(attach->app_schema, true)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_SCHEMA),
+				 errmsg("schema \"%s\" does not exist", attach->app_schema)));
+	resolve_all(attach);
+	if (attach->problems.len > 0 && !attach->dry_run)
+		ereport(ERROR,
+				(errcode(ERRCODE_CUSOWN_MALFORMED),
+				 errmsg("application schema \"%s\" cannot be attached",
+						attach->app_schema),
+				 errdetail_internal("%s", attach->problems.data),
+				 errhint("Run the DDL, or name what stands for it in the mapping; cusown_attach(%s, mapping, true) shows every name.",
+						 quote_literal_cstr(attach->app_schema))));
+	attach->rows = list_concat(attach->rows, attach_advice(attach->resolved));
+	if (!attach->dry_run)
+		write_binding(attach);
+	put_rows(attach);
+}
+
+/*
+ * cusown_attach(app_schema name DEFAULT 'public', mapping jsonb DEFAULT '{}',
+ *		dry_run boolean DEFAULT false, OUT relation text, OUT attribute text,
+ *		OUT bound_to text, OUT status text, OUT remedy text)
+ *		RETURNS SETOF record
+ *
+ * Binds the application's tables to our canonical names and keeps the binding
+ * in cusown_ops.binding.  A dry run shows every name and writes nothing.
+ *
+ * Errors: UO010 unknown key in the mapping, or needed names that are missing
+ * or of another type, all of them in the detail; 3F000 no such schema.
+ *
+ * Locks: rows of cusown_ops.binding only.
+ */
+Datum
+cusown_attach(PG_FUNCTION_ARGS)
+{
+	Attach		attach = {0};
+
+	attach.app_schema = NameStr(*PG_GETARG_NAME(0));
+	attach.mapping = PG_GETARG_JSONB_P(1);
+	attach.dry_run = PG_GETARG_BOOL(2);
+	if (!attach.dry_run)
+		verb_check_transaction("cusown_attach");
+	InitMaterializedSRF(fcinfo, 0);
+	attach.result = (ReturnSetInfo *) fcinfo->resultinfo;
+	verb_run(attach_body, &attach, false);
+	return (Datum) 0;
+}
+
+static void
+detach_body(void *state)
+{
+	const char *app_schema = state;
+	Datum		values[1];
+
+	values[0] = name_datum(app_schema);
+	if (template_execute(NULL, &drop_names, values, NULL, false) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CUSOWN_NOT_ATTACHED),
+				 errmsg("application schema \"%s\" is not attached",
+						app_schema)));
+}
+
+/*
+ * cusown_detach(app_schema name DEFAULT 'public') RETURNS void
+ *
+ * Forgets the binding.  The worklist of the application is kept, for when it
+ * is attached again.
+ *
+ * Errors: UO001 not attached.  Locks: rows of cusown_ops.binding only.
+ */
+Datum
+cusown_detach(PG_FUNCTION_ARGS)
+{
+	verb_check_transaction("cusown_detach");
+	verb_run(detach_body, NameStr(*PG_GETARG_NAME(0)), false);
+	PG_RETURN_VOID();
+}

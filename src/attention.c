@@ -1,0 +1,391 @@
+/*-------------------------------------------------------------------------
+ *
+ * attention.c
+ *	  The worklist cusown_ops.attention: what a human must look at.
+ *
+ * One row per application, kind and entity.  A verb opens a row for what it
+ * finds and may not or cannot mend, leaves its entity alone until next_try,
+ * and at each run rechecks the open rows of its kinds.  next_try moves away
+ * by doubling steps from 5 minutes to 24 hours.  A row closed by hand is
+ * opened again when its finding still holds at next_try.
+ *
+ * Locking protocol: whoever writes the row of a booking holds that booking's
+ * row lock, so nobody else can be writing it, and a job takes that lock with
+ * SKIP LOCKED.  As entities can be gone, and a human may wait for one, a job
+ * never waits for a row of the worklist either: it takes those with SKIP
+ * LOCKED and inserts only what it does not see.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "lib/stringinfo.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/timestamp.h"
+
+#include "attention.h"
+#include "audit.h"
+#include "errors.h"
+#include "template.h"
+#include "verb.h"
+
+/* open rows that one run rechecks, of each kind; a literal in the template */
+#define RECHECK_LIMIT 500
+
+PG_FUNCTION_INFO_V1(cusown_attention_resolve);
+
+/* $5 .. $7 are parallel arrays: entity_id, sqlstate, finding */
+#define FOUND \
+	"ROWS FROM (pg_catalog.unnest($5), pg_catalog.unnest($6)," \
+	" pg_catalog.unnest($7)) AS f (entity_id, sqlstate, finding)"
+
+/* rows that are there already: seen again */
+static const Template see_again = {
+	"WITH mine AS MATERIALIZED (SELECT a.id AS id FROM cusown_ops.attention a"
+	" WHERE a.app_schema = $1 AND a.kind = $2 AND a.entity = $3"
+	" AND a.entity_id = ANY ($5) FOR UPDATE SKIP LOCKED)"
+	" UPDATE cusown_ops.attention a SET"
+	" last_seen := pg_catalog.now(), times := (a.times + 1),"
+	" next_try := (pg_catalog.now() + least(interval '24 hours',"
+	" interval '5 minutes' * pg_catalog.power(2, least(a.times, 9)))),"
+	" checked_at := pg_catalog.now(), sqlstate := f.sqlstate,"
+	" finding := f.finding, closed_at := NULL, closed_by := NULL"
+	" FROM mine m, " FOUND
+	" WHERE a.id = m.id AND f.entity_id = a.entity_id",
+	7, {NAMEOID, TEXTOID, TEXTOID, TEXTOID, UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+};
+
+static const Template open_new = {
+	"INSERT INTO cusown_ops.attention"
+	" (app_schema, kind, entity, runbook, entity_id, sqlstate, finding,"
+	" next_try)"
+	" SELECT $1, $2, $3, $4, f.entity_id, f.sqlstate, f.finding,"
+	" pg_catalog.now() + interval '5 minutes'"
+	" FROM " FOUND
+	" WHERE NOT EXISTS (SELECT FROM cusown_ops.attention a"
+	" WHERE a.app_schema = $1 AND a.kind = $2 AND a.entity = $3"
+	" AND a.entity_id = f.entity_id)"
+	" ON CONFLICT DO NOTHING",
+	7, {NAMEOID, TEXTOID, TEXTOID, TEXTOID, UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+};
+
+static const Template backed_off_entities = {
+	"SELECT a.entity_id FROM cusown_ops.attention a"
+	" WHERE a.app_schema = $1 AND a.entity = $2 AND a.entity_id = ANY ($3)"
+	" AND a.next_try > $4",
+	4, {NAMEOID, TEXTOID, UUIDARRAYOID, TIMESTAMPTZOID}
+};
+
+static const Template oldest_checked = {
+	"SELECT a.entity_id FROM cusown_ops.attention a"
+	" WHERE a.app_schema = $1 AND a.kind = $2 AND a.closed_at IS NULL"
+	" ORDER BY a.checked_at, a.id LIMIT 500",
+	2, {NAMEOID, TEXTOID}
+};
+
+/* so that the next run begins with others */
+static const Template mark_checked = {
+	"WITH mine AS MATERIALIZED (SELECT a.id AS id FROM cusown_ops.attention a"
+	" WHERE a.app_schema = $1 AND a.kind = $2 AND a.entity_id = ANY ($3)"
+	" FOR UPDATE SKIP LOCKED)"
+	" UPDATE cusown_ops.attention a SET checked_at := pg_catalog.now()"
+	" FROM mine m WHERE a.id = m.id",
+	3, {NAMEOID, TEXTOID, UUIDARRAYOID}
+};
+
+/* next_try := now: what is back is met by the next run */
+static const Template close_gone = {
+	"WITH mine AS MATERIALIZED (SELECT a.id AS id FROM cusown_ops.attention a"
+	" WHERE a.app_schema = $1 AND a.kind = $2 AND a.entity_id = ANY ($3)"
+	" AND a.closed_at IS NULL FOR UPDATE SKIP LOCKED)"
+	" UPDATE cusown_ops.attention a SET closed_at := pg_catalog.now(),"
+	" closed_by := 'recheck', next_try := pg_catalog.now(),"
+	" checked_at := pg_catalog.now()"
+	" FROM mine m WHERE a.id = m.id",
+	3, {NAMEOID, TEXTOID, UUIDARRAYOID}
+};
+
+static const Template lock_bookings = {
+	"SELECT b.{bookings.id} AS id FROM {bookings} b"
+	" WHERE b.{bookings.id} = ANY ($1) FOR UPDATE SKIP LOCKED",
+	1, {UUIDARRAYOID}
+};
+
+static const Template existing_bookings = {
+	"SELECT b.{bookings.id} AS id FROM {bookings} b"
+	" WHERE b.{bookings.id} = ANY ($1)",
+	1, {UUIDARRAYOID}
+};
+
+static const Template wait_for_booking = {
+	"SELECT b.{bookings.id} AS id FROM {bookings} b"
+	" WHERE b.{bookings.id} = $1 FOR UPDATE",
+	1, {UUIDOID}
+};
+
+static const Template entry_by_id = {
+	"SELECT a.app_schema::text AS app_schema, a.kind, a.entity, a.entity_id"
+	" FROM cusown_ops.attention a WHERE a.id = $1",
+	1, {INT8OID}
+};
+
+static const Template close_by_hand = {
+	"UPDATE cusown_ops.attention a SET closed_at := pg_catalog.now(),"
+	" closed_by := (CURRENT_USER)::text, note := $2,"
+	" next_try := (pg_catalog.now() + interval '24 hours')"
+	" WHERE a.id = $1 AND a.closed_at IS NULL",
+	2, {INT8OID, TEXTOID}
+};
+
+static Datum
+schema_datum(const Binding *binding)
+{
+	Name		schema = palloc0(sizeof(NameData));
+
+	namestrcpy(schema, binding->app_schema);
+	return NameGetDatum(schema);
+}
+
+static Datum
+text_array(const AttentionItem *items, int count, bool findings)
+{
+	Datum	   *datums = palloc(count * sizeof(Datum));
+	bool	   *nulls = palloc0(count * sizeof(bool));
+	int			lower = 1;
+
+	for (int i = 0; i < count; i++)
+	{
+		const char *value = findings ? items[i].finding : items[i].sqlstate;
+
+		nulls[i] = value == NULL;
+		datums[i] = nulls[i] ? (Datum) 0 : CStringGetTextDatum(value);
+	}
+	return PointerGetDatum(construct_md_array(datums, nulls, 1, &count, &lower,
+											  TEXTOID, -1, false,
+											  TYPALIGN_INT));
+}
+
+/*
+ * Puts items on the worklist, or notes that they were seen again.  Returns
+ * how many rows were written.  The caller holds the locks of the entities.
+ */
+uint64
+attention_open(Binding *binding, const AttentionKind *kind,
+			   const AttentionItem *items, int count)
+{
+	Datum		values[7];
+	UuidList	ids = {0};
+	uint64		written;
+
+	if (count == 0)
+		return 0;
+	for (int i = 0; i < count; i++)
+		uuid_list_append(&ids, &items[i].entity_id);
+	values[0] = schema_datum(binding);
+	values[1] = CStringGetTextDatum(kind->name);
+	values[2] = CStringGetTextDatum(kind->entity);
+	values[3] = CStringGetTextDatum(kind->runbook);
+	values[4] = uuid_list_datum(&ids);
+	values[5] = text_array(items, count, false);
+	values[6] = text_array(items, count, true);
+	written = template_execute(NULL, &see_again, values, NULL, false);
+	return written + template_execute(NULL, &open_new, values, NULL, false);
+}
+
+/* appends those of ids whose next_try is still to come */
+void
+attention_backed_off(Binding *binding, const char *entity, const UuidList *ids,
+					 TimestampTz as_of, UuidList *backed_off)
+{
+	Datum		values[4];
+	uint64		rows;
+
+	values[0] = schema_datum(binding);
+	values[1] = CStringGetTextDatum(entity);
+	values[2] = uuid_list_datum(ids);
+	values[3] = TimestampTzGetDatum(as_of);
+	rows = template_execute(NULL, &backed_off_entities, values, NULL, false);
+	uuid_list_append_column(backed_off, rows, "entity_id");
+	SPI_freetuptable(SPI_tuptable);
+}
+
+static void
+select_ids(Binding *binding, const Template *statement, const Datum *values,
+		   const char *column, UuidList *ids)
+{
+	uint64		rows = template_execute(binding, statement, values, NULL, false);
+
+	uuid_list_append_column(ids, rows, column);
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/* appends those of ids that are not in there */
+static void
+append_missing(UuidList *missing, const UuidList *ids, UuidList *there)
+{
+	for (int i = 0; i < ids->count; i++)
+	{
+		if (!uuid_list_contains(there, &ids->items[i]))
+			uuid_list_append(missing, &ids->items[i]);
+	}
+}
+
+/*
+ * Of the entities whose finding seems gone, those we may write about: locked
+ * by us and still without it, or deleted.
+ */
+static void
+surely_gone(Binding *binding, const AttentionKind *kind, const UuidList *ids,
+			AttentionStillThere still_there, UuidList *gone)
+{
+	UuidList	locked = {0};
+	UuidList	there = {0};
+	UuidList	existing = {0};
+	Datum		values[1];
+
+	Assert(strcmp(kind->entity, ENTITY_BOOKING) == 0);
+	values[0] = uuid_list_datum(ids);
+	select_ids(binding, &lock_bookings, values, "id", &locked);
+	still_there(binding, kind, &locked, &there);
+	append_missing(gone, &locked, &there);
+	select_ids(binding, &existing_bookings, values, "id", &existing);
+	append_missing(gone, ids, &existing);
+}
+
+/*
+ * Looks at the open rows of a kind, the longest unchecked first, and closes
+ * those whose finding is gone.
+ */
+void
+attention_recheck(Binding *binding, const AttentionKind *kind,
+				  AttentionStillThere still_there)
+{
+	UuidList	open = {0};
+	UuidList	there = {0};
+	UuidList	seemingly_gone = {0};
+	UuidList	gone = {0};
+	Datum		values[3];
+
+	values[0] = schema_datum(binding);
+	values[1] = CStringGetTextDatum(kind->name);
+	select_ids(NULL, &oldest_checked, values, "entity_id", &open);
+	if (open.count == 0)
+		return;
+
+	still_there(binding, kind, &open, &there);
+	append_missing(&seemingly_gone, &open, &there);
+	if (seemingly_gone.count > 0)
+		surely_gone(binding, kind, &seemingly_gone, still_there, &gone);
+	if (gone.count > 0)
+	{
+		values[2] = uuid_list_datum(&gone);
+		template_execute(NULL, &close_gone, values, NULL, false);
+	}
+	if (open.count == RECHECK_LIMIT)
+	{
+		values[2] = uuid_list_datum(&open);
+		template_execute(NULL, &mark_checked, values, NULL, false);
+	}
+}
+
+typedef struct Resolution
+{
+	int64		id;				/* of the worklist row */
+	char	   *note;
+	bool		closed;
+} Resolution;
+
+static char *
+entry_column(const char *column)
+{
+	bool		isnull;
+	Datum		value = template_column(0, column, &isnull);
+
+	return TextDatumGetCString(value);
+}
+
+static void
+audit_resolution(Binding *binding, const Resolution *resolution,
+				 const char *kind, const char *entity,
+				 const pg_uuid_t *entity_id)
+{
+	StringInfoData metadata;
+
+	initStringInfo(&metadata);
+	appendStringInfo(&metadata, "{\"source\": \"manual\", \"attention_id\": "
+					 INT64_FORMAT ", \"kind\": ", resolution->id);
+	escape_json(&metadata, kind);
+	appendStringInfoString(&metadata, ", \"note\": ");
+	escape_json(&metadata, resolution->note);
+	appendStringInfoChar(&metadata, '}');
+	audit_write(binding, "data_corrected", entity, entity_id, metadata.data,
+				"worklist entry closed by hand");
+}
+
+static void
+resolve_body(void *state)
+{
+	Resolution *resolution = state;
+	Binding    *binding;
+	pg_uuid_t	entity_id;
+	char	   *kind;
+	char	   *entity;
+	char	   *app_schema;
+	bool		isnull;
+	Datum		values[2];
+
+	values[0] = Int64GetDatum(resolution->id);
+	if (template_execute(NULL, &entry_by_id, values, NULL, false) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CUSOWN_NOT_FOUND),
+				 errmsg("worklist entry " INT64_FORMAT " does not exist",
+						resolution->id)));
+	app_schema = entry_column("app_schema");
+	kind = entry_column("kind");
+	entity = entry_column("entity");
+	entity_id = *DatumGetUUIDP(template_column(0, "entity_id", &isnull));
+	binding = binding_use_schema(app_schema);
+
+	if (strcmp(entity, ENTITY_BOOKING) == 0)
+	{
+		Datum		key[1] = {UUIDPGetDatum(&entity_id)};
+
+		template_execute(binding, &wait_for_booking, key, NULL, false);
+	}
+	values[1] = CStringGetTextDatum(resolution->note);
+	resolution->closed =
+		template_execute(NULL, &close_by_hand, values, NULL, false) > 0;
+	if (resolution->closed)
+		audit_resolution(binding, resolution, kind, entity, &entity_id);
+}
+
+/*
+ * cusown_attention_resolve(id bigint, note text) RETURNS boolean
+ *
+ * Closes a worklist entry by hand, with a note, and writes an audit row
+ * data_corrected.  False when it was closed already.  Should the finding
+ * still hold 24 hours later, the next run opens the entry again.
+ *
+ * Errors: UO002 no such entry; UO001 its application is not attached; 22023
+ * empty note.  Locks: waits for the entity's row, then for the entry.
+ */
+Datum
+cusown_attention_resolve(PG_FUNCTION_ARGS)
+{
+	Resolution	resolution = {0};
+
+	verb_check_transaction("cusown_attention_resolve");
+	resolution.id = PG_GETARG_INT64(0);
+	resolution.note = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	if (resolution.note[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("note must not be empty"),
+				 errhint("Say what was done, for whoever reads the worklist next.")));
+	verb_run(resolve_body, &resolution, false);
+	PG_RETURN_BOOL(resolution.closed);
+}

@@ -1,0 +1,50 @@
+/*-------------------------------------------------------------------------
+ *
+ * attention.h
+ *	  The worklist: what a human must look at.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CUSOWN_ATTENTION_H
+#define CUSOWN_ATTENTION_H
+
+#include "datatype/timestamp.h"
+#include "utils/uuid.h"
+
+#include "binding.h"
+#include "uuid_list.h"
+
+/* what an entry is about */
+#define ENTITY_BOOKING "booking"
+
+typedef struct AttentionKind
+{
+	const char *name;
+	const char *entity;
+	const char *runbook;		/* the runbook to open */
+} AttentionKind;
+
+typedef struct AttentionItem
+{
+	pg_uuid_t	entity_id;
+	const char *sqlstate;		/* NULL where no error stands behind it */
+	const char *finding;
+} AttentionItem;
+
+/*
+ * The still-there query of a set of kinds: appends to there those of ids whose
+ * finding of this kind still holds.
+ */
+typedef void (*AttentionStillThere) (Binding *binding,
+									 const AttentionKind *kind,
+									 const UuidList *ids, UuidList *there);
+
+extern uint64 attention_open(Binding *binding, const AttentionKind *kind,
+							 const AttentionItem *items, int count);
+extern void attention_backed_off(Binding *binding, const char *entity,
+								 const UuidList *ids, TimestampTz as_of,
+								 UuidList *backed_off);
+extern void attention_recheck(Binding *binding, const AttentionKind *kind,
+							  AttentionStillThere still_there);
+
+#endif							/* CUSOWN_ATTENTION_H */

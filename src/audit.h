@@ -1,0 +1,45 @@
+/*-------------------------------------------------------------------------
+ *
+ * audit.h
+ *	  The audit row of a change.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CUSOWN_AUDIT_H
+#define CUSOWN_AUDIT_H
+
+#include "utils/uuid.h"
+
+#include "binding.h"
+
+/*
+ * The end of a statement that changes and audits at once.  Before it stands
+ * WITH ..., audit_row (AUDIT_ROW) AS (SELECT ...).  Rows of one statement get
+ * increasing times a microsecond apart or more: an application may chain its
+ * audit rows in the order of created_at.  The statement returns entity_type.
+ */
+#define AUDIT_ROW \
+	"action, entity_type, entity_id, old_data, new_data, metadata, description"
+
+#define AUDIT_INSERT \
+	" INSERT INTO {audit_logs} ({audit_logs.action}," \
+	" {audit_logs.entity_type}, {audit_logs.entity_id}," \
+	" {audit_logs.created_at}[, {audit_logs.actor_role}]" \
+	"[, {audit_logs.old_data}][, {audit_logs.new_data}]" \
+	"[, {audit_logs.metadata}][, {audit_logs.description}])" \
+	" SELECT r.action, r.entity_type, r.entity_id," \
+	" pg_catalog.clock_timestamp() + (interval '1 microsecond'" \
+	" * pg_catalog.row_number() OVER ())" \
+	"[{?audit_logs.actor_role}, 'system']" \
+	"[{?audit_logs.old_data}, r.old_data]" \
+	"[{?audit_logs.new_data}, r.new_data]" \
+	"[{?audit_logs.metadata}, r.metadata]" \
+	"[{?audit_logs.description}, r.description]" \
+	" FROM audit_row r" \
+	" RETURNING {audit_logs.entity_type}::text AS entity_type"
+
+extern void audit_write(Binding *binding, const char *action,
+						const char *entity_type, const pg_uuid_t *entity_id,
+						const char *metadata, const char *description);
+
+#endif							/* CUSOWN_AUDIT_H */

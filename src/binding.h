@@ -1,0 +1,55 @@
+/*-------------------------------------------------------------------------
+ *
+ * binding.h
+ *	  Which table and column of an application stands for a canonical name.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CUSOWN_BINDING_H
+#define CUSOWN_BINDING_H
+
+#include "access/attnum.h"
+#include "nodes/pg_list.h"
+#include "utils/hsearch.h"
+
+typedef struct BoundColumn
+{
+	char	   *attribute;		/* canonical name */
+	char	   *column;			/* name in the application's table */
+	AttrNumber	attnum;
+	Oid			type;			/* declared type, a domain as such */
+	bool		read_as_text;	/* a string type other than text: templates
+								 * cast it where they read it */
+} BoundColumn;
+
+typedef struct BoundRelation
+{
+	char	   *relation;		/* canonical name */
+	char	   *schema;
+	char	   *name;
+	Oid			relid;
+	List	   *columns;		/* of BoundColumn */
+} BoundRelation;
+
+typedef struct Binding
+{
+	char	   *app_schema;
+	List	   *relations;		/* of BoundRelation */
+	HTAB	   *plans;			/* plans of template.c, by template */
+	bool		stale;			/* something it was read from has changed */
+	int			users;			/* calls that hold it; a trigger may re-enter
+								 * us */
+	MemoryContext context;		/* all of the above */
+} Binding;
+
+extern void binding_init(void);
+extern Binding *binding_use(void);
+extern Binding *binding_use_schema(const char *app_schema);
+extern List *binding_attached(void);
+extern const BoundRelation *binding_relation(const Binding *binding,
+											 const char *relation);
+extern const BoundColumn *binding_column(const Binding *binding,
+										 const char *relation,
+										 const char *attribute);
+
+#endif							/* CUSOWN_BINDING_H */

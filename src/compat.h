@@ -1,0 +1,37 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  Differences between the supported PostgreSQL versions, all of them.
+ *
+ * No other file tests PG_VERSION_NUM.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CUSOWN_COMPAT_H
+#define CUSOWN_COMPAT_H
+
+#include "access/tupdesc.h"
+#include "utils/acl.h"
+
+#if PG_VERSION_NUM < 150000
+#error "cusown_ops needs PostgreSQL 15 or later"
+#endif
+
+/* 18 has CHECK constraints that are declared but never evaluated */
+#if PG_VERSION_NUM >= 180000
+#define ConstrCheckIsEnforced(check) ((check)->ccenforced)
+#else
+#define ConstrCheckIsEnforced(check) true
+#endif
+
+/* 16 made one function of the ACL checks of all kinds of objects */
+#if PG_VERSION_NUM >= 160000
+#include "catalog/pg_namespace.h"
+#define SchemaAclCheck(schema, role, mode) \
+	object_aclcheck(NamespaceRelationId, schema, role, mode)
+#else
+#define SchemaAclCheck(schema, role, mode) \
+	pg_namespace_aclcheck(schema, role, mode)
+#endif
+
+#endif							/* CUSOWN_COMPAT_H */

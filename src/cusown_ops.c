@@ -1,0 +1,86 @@
+/*-------------------------------------------------------------------------
+ *
+ * cusown_ops.c
+ *	  Loading the library: settings, then one init per module.
+ *
+ * Nothing here needs shared_preload_libraries.  Settings become known when
+ * the library is loaded, by the first call of a function of ours or by
+ * preloading.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "fmgr.h"
+#include "utils/guc.h"
+
+#include "binding.h"
+#include "cusown_ops.h"
+
+PG_MODULE_MAGIC;
+
+void		_PG_init(void);
+
+/*
+ * cusown_ops.app_schema: the attached application that verbs work on.  Empty
+ * means the only one attached; with several attached and none chosen a verb
+ * raises UO001.
+ */
+char	   *cusown_app_schema = NULL;
+
+/*
+ * cusown_ops.booking_ttl: age in seconds at which a pending booking is due to
+ * expire, where the caller names no other.
+ */
+int			cusown_booking_ttl = 86400;
+
+/*
+ * cusown_ops.processing_grace: seconds after its creation during which a
+ * payment that is initiated, pending or processing keeps its booking from
+ * expiring.  Older ones are abandoned checkouts.
+ */
+int			cusown_processing_grace = 3600;
+
+/*
+ * cusown_ops.batch_size: how many bookings one statement of a verb handles.
+ */
+int			cusown_batch_size = 500;
+
+static void
+define_settings(void)
+{
+	DefineCustomStringVariable("cusown_ops.app_schema",
+							   "Schema of the attached application that functions work on.",
+							   "Empty means the only one that is attached.",
+							   &cusown_app_schema, "",
+							   PGC_USERSET, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cusown_ops.booking_ttl",
+							"Age at which a pending booking is due to expire.",
+							NULL,
+							&cusown_booking_ttl, 86400, 1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cusown_ops.processing_grace",
+							"How long after its creation an unfinished payment keeps its booking from expiring.",
+							NULL,
+							&cusown_processing_grace, 3600, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cusown_ops.batch_size",
+							"Number of bookings that one statement of a function handles.",
+							NULL,
+							&cusown_batch_size, 500, 1, 10000,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+
+	MarkGUCPrefixReserved("cusown_ops");
+}
+
+void
+_PG_init(void)
+{
+	define_settings();
+	binding_init();
+}

@@ -1,0 +1,20 @@
+/*-------------------------------------------------------------------------
+ *
+ * cusown_ops.h
+ *	  The settings of cusown_ops, defined in cusown_ops.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CUSOWN_OPS_H
+#define CUSOWN_OPS_H
+
+/* schema of our tables, views and private functions */
+#define CUSOWN_SCHEMA "cusown_ops"
+
+extern char *cusown_app_schema; /* which attached application; "" = the one */
+extern int	cusown_booking_ttl; /* seconds until a pending booking is due */
+extern int	cusown_processing_grace;	/* seconds a payment counts as in
+										 * flight */
+extern int	cusown_batch_size;	/* bookings looked at in one statement */
+
+#endif							/* CUSOWN_OPS_H */

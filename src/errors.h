@@ -1,0 +1,28 @@
+/*-------------------------------------------------------------------------
+ *
+ * errors.h
+ *	  The SQLSTATEs of class UO that cusown_ops raises.
+ *
+ * The list is closed: the README repeats it, and applications may match on
+ * these codes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CUSOWN_ERRORS_H
+#define CUSOWN_ERRORS_H
+
+#include "utils/elog.h"
+
+/* no application attached, or a binding that no longer resolves */
+#define ERRCODE_CUSOWN_NOT_ATTACHED			MAKE_SQLSTATE('U', 'O', '0', '0', '1')
+
+/* no such booking, slot, payment or worklist row */
+#define ERRCODE_CUSOWN_NOT_FOUND			MAKE_SQLSTATE('U', 'O', '0', '0', '2')
+
+/* the state machine does not allow this transition */
+#define ERRCODE_CUSOWN_TRANSITION			MAKE_SQLSTATE('U', 'O', '0', '0', '3')
+
+/* statement, payload or mapping malformed */
+#define ERRCODE_CUSOWN_MALFORMED			MAKE_SQLSTATE('U', 'O', '0', '1', '0')
+
+#endif							/* CUSOWN_ERRORS_H */

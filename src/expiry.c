@@ -1,0 +1,1002 @@
+/*-------------------------------------------------------------------------
+ *
+ * expiry.c
+ *	  Pending bookings that are older than they may get.
+ *
+ * A pending booking is due when it is older than older_than.  What may happen
+ * to it is its verdict:
+ *
+ * expire		no payment stands in the way: it is cancelled
+ * paid			a payment is completed or partially refunded: a human decides
+ * in_flight	a payment was begun less than processing_grace ago: wait
+ * refused		a CHECK of the application forbids to cancel it, or its slot
+ *				does not exist: a human decides
+ *
+ * Bookings are read oldest first, by the key (created_at, id), in windows of
+ * batch_size, reading on behind the last one looked at.  Each window goes
+ * through the locking protocol that keeps a job out of every deadlock, since
+ * it never waits for a row, and out of every race, since it decides again
+ * after it has locked:
+ *
+ * A  candidates and a first verdict are read without locks;
+ * B  their payments are locked FOR SHARE SKIP LOCKED; a booking with one that
+ *	  was not locked is dropped, since someone is changing it;
+ * C  booking and slot are locked together, FOR UPDATE SKIP LOCKED; a pair
+ *	  counts only whole.  For a human's case the booking alone is locked;
+ * D  in new statements, each with a new snapshot, the verdict is asked again,
+ *	  the CHECKs are asked, and exactly those ids are changed.  A payment that
+ *	  appeared since B drops its booking.  Whoever adds a payment under a
+ *	  foreign key waits for C.
+ *
+ * A condition on another table inside the changing UPDATE would not be
+ * rechecked after a wait; that is why deciding and changing are two
+ * statements.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "attention.h"
+#include "audit.h"
+#include "cusown_ops.h"
+#include "row_check.h"
+#include "state_machine.h"
+#include "template.h"
+#include "uuid_list.h"
+#include "verb.h"
+
+typedef enum Verdict
+{
+	VERDICT_EXPIRE,
+	VERDICT_PAID,
+	VERDICT_IN_FLIGHT,
+	VERDICT_REFUSED,
+} Verdict;
+
+static const char *const verdict_names[] = {
+	"expire", "paid", "in_flight", "refused"
+};
+
+typedef struct DueBooking
+{
+	pg_uuid_t	id;
+	pg_uuid_t	slot_id;
+	pg_uuid_t	business_id;
+	bool		has_slot_id;
+	bool		has_slot;		/* slot_id names a slot that exists */
+	bool		has_business;
+	bool		payment_unlocked;	/* has a payment that phase B did not lock */
+	TimestampTz created_at;
+	Verdict		verdict;
+	const char *sqlstate;		/* of what refuses, or NULL */
+	char	   *finding;		/* why the verdict is not "expire", or NULL */
+} DueBooking;
+
+typedef struct DueBookings
+{
+	DueBooking *items;
+	int			count;
+} DueBookings;
+
+/* what is due, at which moment */
+typedef struct DueRule
+{
+	TimestampTz as_of;
+	TimestampTz created_before; /* due is what was created before this */
+	TimestampTz in_flight_after;	/* payments created later are in flight */
+} DueRule;
+
+/* how far reading has come, in the order of the key */
+typedef struct ReadingKey
+{
+	TimestampTz created_at;
+	pg_uuid_t	id;
+} ReadingKey;
+
+/* one call of cusown_expire_bookings() */
+typedef struct Expiry
+{
+	DueRule		rule;
+	int64		max_rows;
+	const char *source;
+	Binding    *binding;
+	ReadingKey	key;
+	/* results */
+	int64		expired;
+	int64		released;
+	int64		attention;
+	bool		more;
+} Expiry;
+
+/* what phases B and C have locked in one window */
+typedef struct Locked
+{
+	UuidList	payments;
+	UuidList	pairs;			/* bookings locked together with their slot */
+	UuidList	bookings;		/* bookings locked, pairs included */
+} Locked;
+
+static const AttentionKind paid_pending = {
+	"paid_pending", ENTITY_BOOKING, "payment_mismatch"
+};
+
+static const AttentionKind unexpirable = {
+	"unexpirable", ENTITY_BOOKING, "cron_failure"
+};
+
+PG_FUNCTION_INFO_V1(cusown_due_bookings);
+PG_FUNCTION_INFO_V1(cusown_expire_bookings);
+
+/*
+ * Verdicts.  $1 created_before, $2 in_flight_after, $3 payments that we have
+ * locked; the candidates come from $4 on.
+ */
+#define VERDICTS(candidates) \
+	"WITH candidate AS MATERIALIZED (" candidates ")" \
+	" SELECT c.id, c.slot_id, c.created_at," \
+	" s.{slots.id} IS NOT NULL AS has_slot" \
+	"[{?bookings.business_id}, c.business_id]" \
+	"[{?payments}, p.paid_id, p.paid_status, p.in_flight_id," \
+	" p.in_flight_status, p.is_unlocked]" \
+	" FROM candidate c" \
+	" LEFT JOIN {slots} s ON s.{slots.id} = c.slot_id" \
+	"[ LEFT JOIN (SELECT p.{payments.booking_id} AS booking_id," \
+	" (pg_catalog.array_agg(p.{payments.id} ORDER BY p.{payments.id})" \
+	" FILTER (WHERE " PAID "))[1] AS paid_id," \
+	" (pg_catalog.array_agg(p.{payments.status}::text" \
+	" ORDER BY p.{payments.id})" \
+	" FILTER (WHERE " PAID "))[1] AS paid_status," \
+	" (pg_catalog.array_agg(p.{payments.id} ORDER BY p.{payments.id})" \
+	" FILTER (WHERE " IN_FLIGHT "))[1] AS in_flight_id," \
+	" (pg_catalog.array_agg(p.{payments.status}::text" \
+	" ORDER BY p.{payments.id})" \
+	" FILTER (WHERE " IN_FLIGHT "))[1] AS in_flight_status," \
+	" pg_catalog.bool_or(p.{payments.id} <> ALL ($3)) AS is_unlocked" \
+	" FROM candidate c" \
+	" JOIN {payments} p ON p.{payments.booking_id} = c.id" \
+	" GROUP BY p.{payments.booking_id}) p ON p.booking_id = c.id]" \
+	" ORDER BY c.created_at, c.id"
+
+#define PAID \
+	"p.{payments.status} = 'completed'" \
+	" OR p.{payments.status} = 'partially_refunded'"
+
+#define IN_FLIGHT \
+	"p.{payments.created_at} > $2 AND (p.{payments.status} = 'initiated'" \
+	" OR p.{payments.status} = 'pending'" \
+	" OR p.{payments.status} = 'processing')"
+
+#define CANDIDATE \
+	"SELECT b.{bookings.id} AS id, b.{bookings.slot_id} AS slot_id," \
+	" b.{bookings.created_at} AS created_at" \
+	"[, b.{bookings.business_id} AS business_id]" \
+	" FROM {bookings} b WHERE b.{bookings.status} = 'pending'" \
+	" AND b.{bookings.created_at} < $1"
+
+/* $4, $5 the key to read on behind, $6 how many */
+static const Template next_candidates = {
+	VERDICTS(CANDIDATE
+			 " AND (b.{bookings.created_at}, b.{bookings.id}) > ($4, $5)"
+			 " ORDER BY b.{bookings.created_at}, b.{bookings.id} LIMIT $6"),
+	6, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDARRAYOID, TIMESTAMPTZOID, UUIDOID, INT8OID}
+};
+
+/* $4 the bookings to ask about */
+static const Template verdicts_of = {
+	VERDICTS(CANDIDATE " AND b.{bookings.id} = ANY ($4)"),
+	4, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDARRAYOID, UUIDARRAYOID}
+};
+
+static const Template due_behind = {
+	"SELECT EXISTS (SELECT FROM {bookings} b"
+	" WHERE b.{bookings.status} = 'pending'"
+	" AND b.{bookings.created_at} < $1"
+	" AND (b.{bookings.created_at}, b.{bookings.id}) > ($2, $3)) AS found",
+	3, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDOID}
+};
+
+/* B */
+static const Template lock_payments = {
+	"WITH locked AS MATERIALIZED (SELECT p.{payments.id} AS id"
+	" FROM {payments} p WHERE p.{payments.booking_id} = ANY ($1)"
+	" FOR SHARE SKIP LOCKED)"
+	" SELECT p.{payments.booking_id} AS booking_id, l.id AS locked_id"
+	" FROM {payments} p LEFT JOIN locked l ON l.id = p.{payments.id}"
+	" WHERE p.{payments.booking_id} = ANY ($1)",
+	1, {UUIDARRAYOID}
+};
+
+/* C */
+static const Template lock_pairs = {
+	"SELECT b.{bookings.id} AS id FROM {bookings} b"
+	" JOIN {slots} s ON s.{slots.id} = b.{bookings.slot_id}"
+	" WHERE b.{bookings.id} = ANY ($1) AND b.{bookings.status} = 'pending'"
+	" FOR UPDATE OF b, s SKIP LOCKED",
+	1, {UUIDARRAYOID}
+};
+
+static const Template lock_bookings = {
+	"SELECT b.{bookings.id} AS id FROM {bookings} b"
+	" WHERE b.{bookings.id} = ANY ($1) AND b.{bookings.status} = 'pending'"
+	" FOR UPDATE SKIP LOCKED",
+	1, {UUIDARRAYOID}
+};
+
+/*
+ * D: the slots that become available when the bookings $1 expire.  $2 are
+ * their slots, $3 is as_of.  No confirmed booking stands on such a slot, and
+ * either its hold has ended, or nobody else stands on it.
+ */
+static const Template slots_to_free = {
+	"SELECT s.{slots.id} AS id, s.{slots.status}::text AS status"
+	" FROM {slots} s WHERE s.{slots.id} = ANY ($2)"
+	" AND (s.{slots.status} = 'booked' OR (s.{slots.status} = 'reserved'"
+	"[ AND s.{slots.reserved_until} <= $3]))"
+	" AND NOT EXISTS (SELECT FROM {bookings} o"
+	" WHERE o.{bookings.slot_id} = s.{slots.id}"
+	" AND o.{bookings.status} = 'confirmed')"
+	" AND ([{?slots.reserved_until}s.{slots.status} = 'reserved' OR]"
+	" NOT EXISTS (SELECT FROM {bookings} o"
+	" WHERE o.{bookings.slot_id} = s.{slots.id}"
+	" AND o.{bookings.status} = 'pending'"
+	" AND o.{bookings.id} <> ALL ($1)))",
+	3, {UUIDARRAYOID, UUIDARRAYOID, TIMESTAMPTZOID}
+};
+
+/*
+ * D: $1 bookings, $2 and $3 the slots to free and their statuses, $4 source,
+ * $5 older_than in seconds.
+ */
+static const Template expire_and_free = {
+	"WITH expired AS (UPDATE {bookings} b SET"
+	" {bookings.status} := 'cancelled'"
+	"[, {bookings.cancelled_by} := 'system']"
+	"[, {bookings.cancelled_at} := pg_catalog.now()]"
+	"[, {bookings.cancellation_reason} := 'expired']"
+	"[, {bookings.updated_at} := pg_catalog.now()]"
+	" WHERE b.{bookings.id} = ANY ($1) AND b.{bookings.status} = 'pending'"
+	" RETURNING b.{bookings.id} AS id, b.{bookings.slot_id} AS slot_id),"
+	" freed AS (UPDATE {slots} s SET {slots.status} := 'available'"
+	"[, {slots.reserved_until} := NULL][, {slots.updated_at} := pg_catalog.now()]"
+	" FROM (SELECT DISTINCT f.id, f.old_status"
+	" FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3))"
+	" AS f (id, old_status)"
+	" JOIN expired e ON e.slot_id = f.id) f"
+	" WHERE s.{slots.id} = f.id AND s.{slots.status} <> 'available'"
+	" RETURNING s.{slots.id} AS id, f.old_status),"
+	"[ lifecycle AS (INSERT INTO {booking_lifecycle_audit}"
+	" ({booking_lifecycle_audit.booking_id},"
+	" {booking_lifecycle_audit.old_slot_id},"
+	" {booking_lifecycle_audit.action_type},"
+	" {booking_lifecycle_audit.actor_type},"
+	" {booking_lifecycle_audit.created_at})"
+	" SELECT e.id, e.slot_id, 'expire', 'system', pg_catalog.now()"
+	" FROM expired e),]"
+	" audit_row (" AUDIT_ROW ") AS ("
+	"SELECT 'booking_cancelled'::text, 'booking'::text, e.id,"
+	" pg_catalog.jsonb_build_object('status', 'pending'),"
+	" pg_catalog.jsonb_build_object('status', 'cancelled',"
+	" 'cancelled_by', 'system', 'cancellation_reason', 'expired'),"
+	" pg_catalog.jsonb_build_object('actor', 'system', 'source', $4,"
+	" 'rule', 'older_than', 'older_than_seconds', $5,"
+	" 'from', 'pending', 'to', 'cancelled'),"
+	" 'pending booking expired'::text FROM expired e"
+	" UNION ALL SELECT 'slot_released', 'slot', f.id,"
+	" pg_catalog.jsonb_build_object('status', f.old_status),"
+	" pg_catalog.jsonb_build_object('status', 'available'),"
+	" pg_catalog.jsonb_build_object('actor', 'system', 'source', $4,"
+	" 'rule', 'booking_expired',"
+	" 'from', f.old_status, 'to', 'available'),"
+	" 'slot released by expiry' FROM freed f)"
+	AUDIT_INSERT,
+	5, {UUIDARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTOID, INT8OID}
+};
+
+/* what expire_and_free puts into a booking */
+static const ProposedChange cancellation = {
+	"bookings",
+	{
+		"SELECT b.* FROM {bookings} b WHERE b.{bookings.id} = ANY ($1)",
+		1, {UUIDARRAYOID}
+	},
+	5,
+	{
+		{"status", "cancelled"},
+		{"cancelled_by", "system"},
+		{"cancelled_at", NULL},
+		{"cancellation_reason", "expired"},
+		{"updated_at", NULL}
+	}
+};
+
+/* ---------- reading what is due ---------- */
+
+static bool
+uuid_column(uint64 row, const char *column, pg_uuid_t *id)
+{
+	bool		isnull;
+	Datum		value = template_column(row, column, &isnull);
+
+	if (!isnull)
+		*id = *DatumGetUUIDP(value);
+	return !isnull;
+}
+
+static bool
+bool_column(uint64 row, const char *column)
+{
+	bool		isnull;
+	Datum		value = template_column(row, column, &isnull);
+
+	return !isnull && DatumGetBool(value);
+}
+
+/* "payment … is completed", or NULL where the columns are null */
+static char *
+payment_finding(uint64 row, const char *id_column, const char *status_column)
+{
+	bool		isnull;
+	Datum		id = template_column(row, id_column, &isnull);
+	Datum		status;
+
+	if (isnull)
+		return NULL;
+	status = template_column(row, status_column, &isnull);
+	return psprintf("payment %s is %s",
+					DatumGetCString(DirectFunctionCall1(uuid_out, id)),
+					TextDatumGetCString(status));
+}
+
+static void
+read_verdict(uint64 row, DueBooking *booking)
+{
+	booking->verdict = VERDICT_PAID;
+	booking->finding = payment_finding(row, "paid_id", "paid_status");
+	if (booking->finding != NULL)
+		return;
+	booking->verdict = VERDICT_IN_FLIGHT;
+	booking->finding = payment_finding(row, "in_flight_id", "in_flight_status");
+	if (booking->finding != NULL)
+		return;
+	booking->verdict = booking->has_slot ? VERDICT_EXPIRE : VERDICT_REFUSED;
+	if (!booking->has_slot)
+		booking->finding = "its slot does not exist";
+}
+
+static DueBookings
+read_due_bookings(uint64 rows)
+{
+	DueBookings due = {0};
+
+	due.items = palloc0(Max(rows, 1) * sizeof(DueBooking));
+	due.count = (int) rows;
+	for (uint64 row = 0; row < rows; row++)
+	{
+		DueBooking *booking = &due.items[row];
+		bool		isnull;
+
+		uuid_column(row, "id", &booking->id);
+		booking->has_slot_id = uuid_column(row, "slot_id", &booking->slot_id);
+		booking->has_business = uuid_column(row, "business_id",
+											&booking->business_id);
+		booking->has_slot = bool_column(row, "has_slot");
+		booking->payment_unlocked = bool_column(row, "is_unlocked");
+		booking->created_at =
+			DatumGetTimestampTz(template_column(row, "created_at", &isnull));
+		read_verdict(row, booking);
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return due;
+}
+
+static void
+refuse(DueBookings *due, const RefusedRow *row)
+{
+	for (int i = 0; i < due->count; i++)
+	{
+		DueBooking *booking = &due->items[i];
+
+		if (memcmp(&booking->id, &row->id, sizeof(pg_uuid_t)) != 0)
+			continue;
+		booking->verdict = VERDICT_REFUSED;
+		booking->sqlstate = "23514";
+		booking->finding = psprintf("check constraint \"%s\" refuses to cancel it",
+									row->constraint);
+	}
+}
+
+static UuidList
+ids_with_verdict(const DueBookings *due, Verdict verdict)
+{
+	UuidList	ids = {0};
+
+	for (int i = 0; i < due->count; i++)
+	{
+		if (due->items[i].verdict == verdict)
+			uuid_list_append(&ids, &due->items[i].id);
+	}
+	return ids;
+}
+
+/* turns the verdict of bookings that a CHECK would refuse */
+static void
+ask_checks(Binding *binding, DueBookings *due, bool read_only)
+{
+	UuidList	ids = ids_with_verdict(due, VERDICT_EXPIRE);
+	ListCell   *lc;
+
+	foreach(lc, row_check_refused(binding, &cancellation, &ids, read_only))
+		refuse(due, lfirst(lc));
+}
+
+static DueBookings
+read_candidates(Binding *binding, const DueRule *rule, const ReadingKey *key,
+				bool read_only)
+{
+	UuidList	none = {0};
+	Datum		values[6];
+
+	values[0] = TimestampTzGetDatum(rule->created_before);
+	values[1] = TimestampTzGetDatum(rule->in_flight_after);
+	values[2] = uuid_list_datum(&none);
+	values[3] = TimestampTzGetDatum(key->created_at);
+	values[4] = UUIDPGetDatum(&key->id);
+	values[5] = Int64GetDatum(cusown_batch_size);
+	return read_due_bookings(template_execute(binding, &next_candidates,
+											  values, NULL, read_only));
+}
+
+static DueBookings
+read_verdicts(Binding *binding, const DueRule *rule, const UuidList *bookings,
+			  const UuidList *locked_payments)
+{
+	Datum		values[4];
+
+	values[0] = TimestampTzGetDatum(rule->created_before);
+	values[1] = TimestampTzGetDatum(rule->in_flight_after);
+	values[2] = uuid_list_datum(locked_payments);
+	values[3] = uuid_list_datum(bookings);
+	return read_due_bookings(template_execute(binding, &verdicts_of,
+											  values, NULL, false));
+}
+
+static void
+move_key(ReadingKey *key, const DueBooking *booking)
+{
+	key->created_at = booking->created_at;
+	key->id = booking->id;
+}
+
+static ReadingKey
+first_key(void)
+{
+	ReadingKey	key = {0};
+
+	TIMESTAMP_NOBEGIN(key.created_at);
+	return key;
+}
+
+/* ---------- the worklist ---------- */
+
+/*
+ * Still there is a pending booking that is paid, or that cannot be cancelled,
+ * whatever its age by now.
+ */
+static void
+still_there(Binding *binding, const AttentionKind *kind, const UuidList *ids,
+			UuidList *there)
+{
+	DueRule		any_age = {0};
+	UuidList	none = {0};
+	DueBookings pending;
+	Verdict		wanted = kind == &paid_pending ? VERDICT_PAID : VERDICT_REFUSED;
+
+	TIMESTAMP_NOEND(any_age.created_before);
+	TIMESTAMP_NOEND(any_age.in_flight_after);
+	pending = read_verdicts(binding, &any_age, ids, &none);
+	ask_checks(binding, &pending, false);
+	for (int i = 0; i < pending.count; i++)
+	{
+		if (pending.items[i].verdict == wanted)
+			uuid_list_append(there, &pending.items[i].id);
+	}
+}
+
+static void
+put_on_worklist(Expiry *expiry, const AttentionKind *kind,
+				const DueBookings *due, Verdict verdict)
+{
+	AttentionItem *items = palloc(Max(due->count, 1) * sizeof(AttentionItem));
+	int			count = 0;
+
+	for (int i = 0; i < due->count; i++)
+	{
+		const DueBooking *booking = &due->items[i];
+
+		if (booking->verdict != verdict)
+			continue;
+		items[count].entity_id = booking->id;
+		items[count].sqlstate = booking->sqlstate;
+		items[count].finding = booking->finding;
+		count++;
+	}
+	expiry->attention += attention_open(expiry->binding, kind, items, count);
+}
+
+/* ---------- the phases of a window ---------- */
+
+/*
+ * What is left of a window for the locks: without bookings that the worklist
+ * keeps back, without those in flight, and at most as many as may still be
+ * expired.  Moves the key behind the last one looked at.
+ */
+static DueBookings
+choose(Expiry *expiry, const DueBookings *window)
+{
+	DueBookings chosen = {0};
+	UuidList	all = {0};
+	UuidList	backed_off = {0};
+	int64		room = expiry->max_rows - expiry->expired;
+
+	for (int i = 0; i < window->count; i++)
+		uuid_list_append(&all, &window->items[i].id);
+	attention_backed_off(expiry->binding, ENTITY_BOOKING, &all,
+						 expiry->rule.as_of, &backed_off);
+
+	chosen.items = palloc(Max(window->count, 1) * sizeof(DueBooking));
+	for (int i = 0; i < window->count && room > 0; i++)
+	{
+		const DueBooking *booking = &window->items[i];
+
+		move_key(&expiry->key, booking);
+		if (booking->verdict == VERDICT_IN_FLIGHT ||
+			uuid_list_contains(&backed_off, &booking->id))
+			continue;
+		if (booking->verdict == VERDICT_EXPIRE)
+			room--;
+		chosen.items[chosen.count++] = *booking;
+	}
+	return chosen;
+}
+
+/* B: appends what was locked; bookings with a payment that was not go */
+static void
+share_lock_payments(Binding *binding, DueBookings *due, Locked *locked)
+{
+	UuidList	ids = {0};
+	UuidList	in_change = {0};
+	Datum		values[1];
+	uint64		rows;
+	int			kept = 0;
+
+	if (binding_relation(binding, "payments") == NULL)
+		return;
+	for (int i = 0; i < due->count; i++)
+		uuid_list_append(&ids, &due->items[i].id);
+	values[0] = uuid_list_datum(&ids);
+	rows = template_execute(binding, &lock_payments, values, NULL, false);
+	for (uint64 row = 0; row < rows; row++)
+	{
+		pg_uuid_t	id;
+
+		if (uuid_column(row, "locked_id", &id))
+			uuid_list_append(&locked->payments, &id);
+		else if (uuid_column(row, "booking_id", &id))
+			uuid_list_append(&in_change, &id);
+	}
+	SPI_freetuptable(SPI_tuptable);
+
+	for (int i = 0; i < due->count; i++)
+	{
+		if (!uuid_list_contains(&in_change, &due->items[i].id))
+			due->items[kept++] = due->items[i];
+	}
+	due->count = kept;
+}
+
+static void
+lock_rows(Binding *binding, const Template *statement, const UuidList *ids,
+		  UuidList *locked)
+{
+	Datum		values[1];
+	uint64		rows;
+
+	if (ids->count == 0)
+		return;
+	values[0] = uuid_list_datum(ids);
+	rows = template_execute(binding, statement, values, NULL, false);
+	uuid_list_append_column(locked, rows, "id");
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/* C */
+static void
+lock_chosen(Binding *binding, const DueBookings *due, Locked *locked)
+{
+	UuidList	to_expire = ids_with_verdict(due, VERDICT_EXPIRE);
+	UuidList	for_humans = {0};
+
+	for (int i = 0; i < due->count; i++)
+	{
+		if (due->items[i].verdict != VERDICT_EXPIRE)
+			uuid_list_append(&for_humans, &due->items[i].id);
+	}
+	lock_rows(binding, &lock_pairs, &to_expire, &locked->pairs);
+	for (int i = 0; i < locked->pairs.count; i++)
+		uuid_list_append(&locked->bookings, &locked->pairs.items[i]);
+	lock_rows(binding, &lock_bookings, &for_humans, &locked->bookings);
+}
+
+/*
+ * D: the verdict under our locks.  What was not locked as it would have to be
+ * is left for the next run.
+ */
+static DueBookings
+decide(Expiry *expiry, Locked *locked)
+{
+	DueBookings due;
+	int			kept = 0;
+
+	due = read_verdicts(expiry->binding, &expiry->rule, &locked->bookings,
+						&locked->payments);
+	for (int i = 0; i < due.count; i++)
+	{
+		DueBooking *booking = &due.items[i];
+
+		if (booking->payment_unlocked ||
+			booking->verdict == VERDICT_IN_FLIGHT ||
+			(booking->verdict == VERDICT_EXPIRE &&
+			 !uuid_list_contains(&locked->pairs, &booking->id)))
+			continue;
+		due.items[kept++] = *booking;
+	}
+	due.count = kept;
+	ask_checks(expiry->binding, &due, false);
+	return due;
+}
+
+static UuidList
+slots_of(const DueBookings *due, Verdict verdict)
+{
+	UuidList	ids = {0};
+
+	for (int i = 0; i < due->count; i++)
+	{
+		if (due->items[i].verdict == verdict)
+			uuid_list_append(&ids, &due->items[i].slot_id);
+	}
+	return ids;
+}
+
+/* D: slots that become available, with the status that they have now */
+static void
+find_slots_to_free(Expiry *expiry, const DueBookings *due,
+				   const UuidList *bookings, Datum *slots, Datum *statuses)
+{
+	UuidList	occupied = slots_of(due, VERDICT_EXPIRE);
+	UuidList	to_free = {0};
+	Datum	   *texts;
+	Datum		values[3];
+	uint64		rows;
+
+	values[0] = uuid_list_datum(bookings);
+	values[1] = uuid_list_datum(&occupied);
+	values[2] = TimestampTzGetDatum(expiry->rule.as_of);
+	rows = template_execute(expiry->binding, &slots_to_free, values, NULL,
+							false);
+	uuid_list_append_column(&to_free, rows, "id");
+	texts = palloc(Max(rows, 1) * sizeof(Datum));
+	for (uint64 row = 0; row < rows; row++)
+	{
+		bool		isnull;
+
+		texts[row] = template_column(row, "status", &isnull);
+	}
+	*slots = uuid_list_datum(&to_free);
+	*statuses = PointerGetDatum(construct_array(texts, (int) rows, TEXTOID, -1,
+												false, TYPALIGN_INT));
+	SPI_freetuptable(SPI_tuptable);
+}
+
+static void
+count_audited(Expiry *expiry, uint64 rows)
+{
+	for (uint64 row = 0; row < rows; row++)
+	{
+		bool		isnull;
+		Datum		entity = template_column(row, "entity_type", &isnull);
+
+		if (strcmp(TextDatumGetCString(entity), "booking") == 0)
+			expiry->expired++;
+		else
+			expiry->released++;
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/* D: the change and its audit rows, one statement */
+static void
+expire(Expiry *expiry, const DueBookings *due)
+{
+	UuidList	bookings = ids_with_verdict(due, VERDICT_EXPIRE);
+	int64		age = expiry->rule.as_of - expiry->rule.created_before;
+	Datum		values[5];
+
+	if (bookings.count == 0)
+		return;
+	values[0] = uuid_list_datum(&bookings);
+	find_slots_to_free(expiry, due, &bookings, &values[1], &values[2]);
+	values[3] = CStringGetTextDatum(expiry->source);
+	values[4] = Int64GetDatum(age / USECS_PER_SEC);
+	count_audited(expiry, template_execute(expiry->binding, &expire_and_free,
+										   values, NULL, false));
+}
+
+/* one window; false when nothing is left to look at */
+static bool
+expire_window(Expiry *expiry)
+{
+	DueBookings window;
+	DueBookings due;
+	Locked		locked = {0};
+
+	window = read_candidates(expiry->binding, &expiry->rule, &expiry->key,
+							 false);
+	if (window.count == 0)
+		return false;
+	due = choose(expiry, &window);
+	share_lock_payments(expiry->binding, &due, &locked);
+	lock_chosen(expiry->binding, &due, &locked);
+	if (locked.bookings.count > 0)
+	{
+		due = decide(expiry, &locked);
+		expire(expiry, &due);
+		put_on_worklist(expiry, &paid_pending, &due, VERDICT_PAID);
+		put_on_worklist(expiry, &unexpirable, &due, VERDICT_REFUSED);
+	}
+	return true;
+}
+
+/* ---------- the verbs ---------- */
+
+static bool
+is_due_behind(const Expiry *expiry)
+{
+	Datum		values[3];
+
+	values[0] = TimestampTzGetDatum(expiry->rule.created_before);
+	values[1] = TimestampTzGetDatum(expiry->key.created_at);
+	values[2] = UUIDPGetDatum(&expiry->key.id);
+	template_execute(expiry->binding, &due_behind, values, NULL, false);
+	return bool_column(0, "found");
+}
+
+static void
+ask_state_machine(const Binding *binding)
+{
+	state_machine_require(binding, MACHINE_BOOKING,
+						  "pending", "expire", "cancelled");
+	state_machine_require(binding, MACHINE_SLOT,
+						  "reserved", "expire", "available");
+	state_machine_require(binding, MACHINE_SLOT,
+						  "booked", "release", "available");
+}
+
+static void
+expire_body(void *state)
+{
+	Expiry	   *expiry = state;
+	MemoryContext window_context;
+	MemoryContext caller;
+	bool		goes_on = true;
+
+	expiry->binding = binding_use();
+	verb_check_row_security(expiry->binding);
+	ask_state_machine(expiry->binding);
+	attention_recheck(expiry->binding, &paid_pending, still_there);
+	attention_recheck(expiry->binding, &unexpirable, still_there);
+
+	window_context = AllocSetContextCreate(CurrentMemoryContext,
+										   "cusown_ops expiry window",
+										   ALLOCSET_DEFAULT_SIZES);
+	while (goes_on && expiry->expired < expiry->max_rows)
+	{
+		CHECK_FOR_INTERRUPTS();
+		caller = MemoryContextSwitchTo(window_context);
+		goes_on = expire_window(expiry);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(window_context);
+	}
+	expiry->more = goes_on && is_due_behind(expiry);
+}
+
+static DueRule
+due_rule(FunctionCallInfo fcinfo, int older_than_arg, TimestampTz as_of)
+{
+	DueRule		rule;
+	Interval	ttl = {0};
+	Interval	grace = {0};
+	Interval   *older_than = &ttl;
+
+	ttl.time = cusown_booking_ttl * USECS_PER_SEC;
+	grace.time = cusown_processing_grace * USECS_PER_SEC;
+	if (!PG_ARGISNULL(older_than_arg))
+	{
+		older_than = PG_GETARG_INTERVAL_P(older_than_arg);
+		verb_check_interval(older_than, "older_than");
+	}
+	rule.as_of = as_of;
+	rule.created_before = verb_before(as_of, older_than);
+	rule.in_flight_after = verb_before(as_of, &grace);
+	return rule;
+}
+
+static TimestampTz
+as_of_argument(FunctionCallInfo fcinfo, int arg)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("as_of must not be null")));
+	return PG_GETARG_TIMESTAMPTZ(arg);
+}
+
+/*
+ * cusown_expire_bookings(older_than interval DEFAULT NULL,
+ *		max_rows integer DEFAULT 500, as_of timestamptz DEFAULT now(),
+ *		source text DEFAULT 'manual', dry_run boolean DEFAULT false,
+ *		OUT expired bigint, OUT released bigint, OUT attention bigint,
+ *		OUT more boolean)
+ *
+ * Cancels pending bookings older than older_than (NULL: booking_ttl) and
+ * frees their slots, at most max_rows bookings, in the caller's transaction.
+ *
+ * Errors: UO001 nothing attached; 22023, 22004 arguments; 25006 standby or
+ * read-only transaction; 0A000 REPEATABLE READ or SERIALIZABLE; 42501
+ * row-level security would hide rows.
+ *
+ * Locks: payments FOR SHARE, bookings and slots FOR UPDATE, all SKIP LOCKED.
+ *
+ * Source: runbook "Cron Failure", step 3, manual run.
+ */
+Datum
+cusown_expire_bookings(PG_FUNCTION_ARGS)
+{
+	Expiry		expiry = {0};
+	TupleDesc	desc;
+	Datum		values[4];
+	bool		nulls[4] = {false};
+	bool		dry_run = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);
+
+	verb_check_transaction("cusown_expire_bookings");
+	if (PG_ARGISNULL(1) || PG_GETARG_INT32(1) <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_rows must be greater than zero")));
+	expiry.max_rows = PG_GETARG_INT32(1);
+	expiry.source = PG_ARGISNULL(3) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(3));
+	verb_check_source(expiry.source);
+	expiry.rule = due_rule(fcinfo, 0, as_of_argument(fcinfo, 2));
+	verb_check_as_of(expiry.rule.as_of, dry_run);
+	expiry.key = first_key();
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	verb_run(expire_body, &expiry, dry_run);
+
+	values[0] = Int64GetDatum(expiry.expired);
+	values[1] = Int64GetDatum(expiry.released);
+	values[2] = Int64GetDatum(expiry.attention);
+	values[3] = BoolGetDatum(expiry.more);
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values,
+											 nulls));
+}
+
+/* one call of cusown_due_bookings() */
+typedef struct Report
+{
+	DueRule		rule;
+	ReturnSetInfo *result;
+} Report;
+
+static TimestampTz
+due_since(const DueRule *rule, const DueBooking *booking)
+{
+	if (TIMESTAMP_NOT_FINITE(booking->created_at))
+		return booking->created_at;
+	return booking->created_at + (rule->as_of - rule->created_before);
+}
+
+static void
+put_row(const Report *report, const DueBooking *booking)
+{
+	Datum		values[7];
+	bool		nulls[7] = {false};
+
+	values[0] = UUIDPGetDatum(&booking->id);
+	values[1] = UUIDPGetDatum(&booking->slot_id);
+	nulls[1] = !booking->has_slot_id;
+	values[2] = UUIDPGetDatum(&booking->business_id);
+	nulls[2] = !booking->has_business;
+	values[3] = CStringGetTextDatum("older_than");
+	values[4] = TimestampTzGetDatum(due_since(&report->rule, booking));
+	values[5] = CStringGetTextDatum(verdict_names[booking->verdict]);
+	nulls[6] = booking->finding == NULL;
+	values[6] = nulls[6] ? (Datum) 0 : CStringGetTextDatum(booking->finding);
+	tuplestore_putvalues(report->result->setResult, report->result->setDesc,
+						 values, nulls);
+}
+
+static bool
+report_window(Binding *binding, const Report *report, ReadingKey *key)
+{
+	DueBookings due = read_candidates(binding, &report->rule, key, true);
+
+	if (due.count == 0)
+		return false;
+	ask_checks(binding, &due, true);
+	for (int i = 0; i < due.count; i++)
+		put_row(report, &due.items[i]);
+	move_key(key, &due.items[due.count - 1]);
+	return true;
+}
+
+static void
+report_body(void *state)
+{
+	Report	   *report = state;
+	Binding    *binding = binding_use();
+	ReadingKey	key = first_key();
+	MemoryContext window_context;
+	MemoryContext caller;
+	bool		goes_on = true;
+
+	verb_check_row_security(binding);
+	window_context = AllocSetContextCreate(CurrentMemoryContext,
+										   "cusown_ops due bookings window",
+										   ALLOCSET_DEFAULT_SIZES);
+	while (goes_on)
+	{
+		CHECK_FOR_INTERRUPTS();
+		caller = MemoryContextSwitchTo(window_context);
+		goes_on = report_window(binding, report, &key);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(window_context);
+	}
+}
+
+/*
+ * cusown_due_bookings(older_than interval DEFAULT NULL,
+ *		as_of timestamptz DEFAULT now(), OUT booking_id uuid,
+ *		OUT slot_id uuid, OUT business_id uuid, OUT rule text,
+ *		OUT due_since timestamptz, OUT verdict text, OUT finding text)
+ *		RETURNS SETOF record
+ *
+ * Pending bookings older than older_than (NULL: booking_ttl), oldest first,
+ * and what an expiry run would do with each.  Writes and locks nothing.
+ *
+ * Errors: UO001 nothing attached; 22023, 22004 arguments; 42501 row-level
+ * security would hide rows.
+ *
+ * Source: runbook "Cron Failure", symptoms.
+ */
+Datum
+cusown_due_bookings(PG_FUNCTION_ARGS)
+{
+	Report		report;
+
+	report.rule = due_rule(fcinfo, 0, as_of_argument(fcinfo, 1));
+	InitMaterializedSRF(fcinfo, 0);
+	report.result = (ReturnSetInfo *) fcinfo->resultinfo;
+	verb_run(report_body, &report, false);
+	return (Datum) 0;
+}

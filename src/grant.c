@@ -1,0 +1,443 @@
+/*-------------------------------------------------------------------------
+ *
+ * grant.c
+ *	  Who may call what: three profiles, and nothing by default.
+ *
+ * monitor		looks: STABLE functions, views, our tables
+ * application	what an application's code calls on its requests
+ * operator		everything but setting up rights
+ *
+ * Functions of ours run with the caller's rights, so a profile also needs
+ * rights on the application's tables.  Those are not ours to give:
+ * cusown_grant() returns them as DDL.
+ *
+ * GRANT and REVOKE are built as parse trees, not as text, so that no name has
+ * to be quoted into a statement.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/parsenodes.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rls.h"
+
+#include "binding.h"
+#include "compat.h"
+#include "cusown_ops.h"
+#include "template.h"
+#include "verb.h"
+
+#define MONITOR 1
+#define APPLICATION 2
+#define OPERATOR 4
+
+typedef struct Profile
+{
+	const char *name;
+	int			bit;
+} Profile;
+
+static const Profile profiles[] = {
+	{"monitor", MONITOR},
+	{"application", APPLICATION},
+	{"operator", OPERATOR},
+};
+
+/* functions of ours, by name: none is overloaded */
+typedef struct FunctionRight
+{
+	const char *name;
+	bool		is_private;		/* in our own schema */
+	int			profiles;
+} FunctionRight;
+
+static const FunctionRight function_rights[] = {
+	{"cusown_due_bookings", false, MONITOR | APPLICATION | OPERATOR},
+	{"shipped_transitions", true, MONITOR | APPLICATION | OPERATOR},
+	{"cusown_expire_bookings", false, APPLICATION | OPERATOR},
+	{"cusown_attention_resolve", false, OPERATOR},
+	{"cusown_attach", false, OPERATOR},
+	{"cusown_detach", false, OPERATOR},
+};
+
+/* rights on our tables and views */
+typedef struct TableRight
+{
+	const char *name;
+	const char *privilege;
+	int			profiles;
+} TableRight;
+
+static const TableRight table_rights[] = {
+	{"binding", "select", MONITOR | APPLICATION | OPERATOR},
+	{"binding", "insert", OPERATOR},
+	{"binding", "update", OPERATOR},
+	{"binding", "delete", OPERATOR},
+	{"attention", "select", MONITOR | APPLICATION | OPERATOR},
+	{"attention", "insert", APPLICATION | OPERATOR},
+	{"attention", "update", APPLICATION | OPERATOR},
+	{"state_transition", "select", MONITOR | APPLICATION | OPERATOR},
+	{"state_transition", "insert", OPERATOR},
+	{"state_transition", "update", OPERATOR},
+	{"state_transition", "delete", OPERATOR},
+	{"state_machine", "select", MONITOR | APPLICATION | OPERATOR},
+};
+
+/* rights on the application's tables that functions of a profile use */
+typedef struct ApplicationRight
+{
+	const char *relation;
+	AclMode		mode;
+	const char *privilege;
+	int			profiles;
+} ApplicationRight;
+
+static const ApplicationRight application_rights[] = {
+	{"bookings", ACL_SELECT, "SELECT", MONITOR | APPLICATION | OPERATOR},
+	{"bookings", ACL_UPDATE, "UPDATE", APPLICATION | OPERATOR},
+	{"slots", ACL_SELECT, "SELECT", MONITOR | APPLICATION | OPERATOR},
+	{"slots", ACL_UPDATE, "UPDATE", APPLICATION | OPERATOR},
+	{"payments", ACL_SELECT, "SELECT", MONITOR | APPLICATION | OPERATOR},
+	/* FOR SHARE asks for it */
+	{"payments", ACL_UPDATE, "UPDATE", APPLICATION | OPERATOR},
+	/* RETURNING asks for it */
+	{"audit_logs", ACL_SELECT, "SELECT", APPLICATION | OPERATOR},
+	{"audit_logs", ACL_INSERT, "INSERT", APPLICATION | OPERATOR},
+	{"booking_lifecycle_audit", ACL_INSERT, "INSERT", APPLICATION | OPERATOR},
+};
+
+/* one call of cusown_grant() */
+typedef struct Grant
+{
+	Oid			role;
+	char	   *role_name;
+	int			profile;
+	ReturnSetInfo *result;
+} Grant;
+
+PG_FUNCTION_INFO_V1(cusown_grant);
+PG_FUNCTION_INFO_V1(cusown_revoke_default_privileges);
+
+/* every object of this extension that has an ACL, and who is in it */
+static const Template member_acls = {
+	"SELECT o.kind, o.schema::text AS schema, o.name::text AS name,"
+	" x.grantee"
+	" FROM pg_catalog.pg_extension e"
+	" JOIN pg_catalog.pg_depend d ON d.refclassid ="
+	" 'pg_catalog.pg_extension'::regclass AND d.refobjid = e.oid"
+	" AND d.deptype = 'e'"
+	" JOIN (SELECT 'pg_catalog.pg_proc'::regclass::oid AS class, p.oid AS oid,"
+	" 'f'::text AS kind, n.nspname AS schema, p.proname AS name,"
+	" coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner)) AS acl,"
+	" p.proowner AS owner"
+	" FROM pg_catalog.pg_proc p"
+	" JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace"
+	" UNION ALL SELECT 'pg_catalog.pg_class'::regclass::oid, c.oid,"
+	" CASE WHEN c.relkind = 'S' THEN 's' ELSE 'r' END, n.nspname, c.relname,"
+	" c.relacl, c.relowner"
+	" FROM pg_catalog.pg_class c"
+	" JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+	" WHERE c.relkind = ANY ('{r,p,v,m,S}')"
+	" UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass::oid, n.oid, 'n',"
+	" NULL, n.nspname, n.nspacl, n.nspowner FROM pg_catalog.pg_namespace n) o"
+	" ON o.class = d.classid AND o.oid = d.objid"
+	" CROSS JOIN LATERAL pg_catalog.aclexplode(o.acl) x"
+	" WHERE e.extname = 'cusown_ops' AND x.grantee <> o.owner",
+	0, {0}
+};
+
+static const Template extension_schema = {
+	"SELECT n.nspname::text AS schema FROM pg_catalog.pg_extension e"
+	" JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace"
+	" WHERE e.extname = 'cusown_ops'",
+	0, {0}
+};
+
+static Node *
+function_object(const char *schema, const char *name)
+{
+	ObjectWithArgs *object = makeNode(ObjectWithArgs);
+
+	object->objname = list_make2(makeString(pstrdup(schema)),
+								 makeString(pstrdup(name)));
+	object->args_unspecified = true;
+	return (Node *) object;
+}
+
+static Node *
+table_object(const char *schema, const char *name)
+{
+	return (Node *) makeRangeVar(pstrdup(schema), pstrdup(name), -1);
+}
+
+static RoleSpec *
+role_spec(Oid role)
+{
+	RoleSpec   *spec = makeNode(RoleSpec);
+
+	spec->roletype = OidIsValid(role) ? ROLESPEC_CSTRING : ROLESPEC_PUBLIC;
+	if (OidIsValid(role))
+		spec->rolename = GetUserNameFromId(role, false);
+	spec->location = -1;
+	return spec;
+}
+
+/* privilege NULL means all */
+static void
+grant_or_revoke(bool is_grant, ObjectType type, Node *object,
+				const char *privilege, Oid role)
+{
+	GrantStmt  *statement = makeNode(GrantStmt);
+
+	statement->is_grant = is_grant;
+	statement->targtype = ACL_TARGET_OBJECT;
+	statement->objtype = type;
+	statement->objects = list_make1(object);
+	statement->grantees = list_make1(role_spec(role));
+	statement->behavior = is_grant ? DROP_RESTRICT : DROP_CASCADE;
+	if (privilege != NULL)
+	{
+		AccessPriv *access = makeNode(AccessPriv);
+
+		access->priv_name = pstrdup(privilege);
+		statement->privileges = list_make1(access);
+	}
+	ExecuteGrantStmt(statement);
+	/* the next one may be about the same catalog row */
+	CommandCounterIncrement();
+}
+
+static void
+revoke_all(const char *kind, const char *schema, const char *name, Oid grantee)
+{
+	if (strcmp(kind, "f") == 0)
+		grant_or_revoke(false, OBJECT_FUNCTION, function_object(schema, name),
+						NULL, grantee);
+	else if (strcmp(kind, "r") == 0)
+		grant_or_revoke(false, OBJECT_TABLE, table_object(schema, name),
+						NULL, grantee);
+	else if (strcmp(kind, "s") == 0)
+		grant_or_revoke(false, OBJECT_SEQUENCE, table_object(schema, name),
+						NULL, grantee);
+	else
+		grant_or_revoke(false, OBJECT_SCHEMA,
+						(Node *) makeString(pstrdup(name)), NULL, grantee);
+}
+
+static char *
+text_column(uint64 row, const char *column)
+{
+	bool		isnull;
+	Datum		value = template_column(row, column, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+static void
+revoke_body(void *state)
+{
+	uint64		rows = template_execute(NULL, &member_acls, NULL, NULL, false);
+	SPITupleTable *table = SPI_tuptable;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		bool		isnull;
+		Oid			grantee;
+
+		/* a nested statement may have moved it */
+		SPI_tuptable = table;
+		grantee = DatumGetObjectId(template_column(row, "grantee", &isnull));
+		revoke_all(text_column(row, "kind"), text_column(row, "schema"),
+				   text_column(row, "name"), grantee);
+	}
+}
+
+/*
+ * cusown_ops.revoke_default_privileges() RETURNS void
+ *
+ * Takes away what PUBLIC has by default and what ALTER DEFAULT PRIVILEGES of
+ * the schema has given on objects of this extension.  Called at the end of
+ * the install script.
+ */
+Datum
+cusown_revoke_default_privileges(PG_FUNCTION_ARGS)
+{
+	verb_run(revoke_body, NULL, false);
+	PG_RETURN_VOID();
+}
+
+static int
+profile_named(const char *name)
+{
+	for (int i = 0; i < lengthof(profiles); i++)
+	{
+		if (strcmp(profiles[i].name, name) == 0)
+			return profiles[i].bit;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown profile \"%s\"", name),
+			 errhint("Profiles are monitor, application and operator.")));
+}
+
+static void
+put_ddl(const Grant *grant, char *ddl)
+{
+	Datum		values[1] = {CStringGetTextDatum(ddl)};
+	bool		nulls[1] = {false};
+
+	tuplestore_putvalues(grant->result->setResult, grant->result->setDesc,
+						 values, nulls);
+}
+
+static void
+grant_functions(const Grant *grant, const char *public_schema)
+{
+	for (int i = 0; i < lengthof(function_rights); i++)
+	{
+		const FunctionRight *right = &function_rights[i];
+
+		if ((right->profiles & grant->profile) != 0)
+			grant_or_revoke(true, OBJECT_FUNCTION,
+							function_object(right->is_private ?
+											CUSOWN_SCHEMA : public_schema,
+											right->name),
+							"execute", grant->role);
+	}
+}
+
+static void
+grant_tables(const Grant *grant)
+{
+	for (int i = 0; i < lengthof(table_rights); i++)
+	{
+		const TableRight *right = &table_rights[i];
+
+		if ((right->profiles & grant->profile) != 0)
+			grant_or_revoke(true, OBJECT_TABLE,
+							table_object(CUSOWN_SCHEMA, right->name),
+							right->privilege, grant->role);
+	}
+}
+
+static void
+ask_for_schema(const Grant *grant, const char *schema)
+{
+	Oid			namespace = get_namespace_oid(schema, true);
+
+	if (OidIsValid(namespace) &&
+		SchemaAclCheck(namespace, grant->role, ACL_USAGE) == ACLCHECK_OK)
+		return;
+	put_ddl(grant, template_ddl("GRANT USAGE ON SCHEMA %I TO %I;", schema,
+								grant->role_name));
+}
+
+static void
+ask_for_tables(const Grant *grant, const Binding *binding)
+{
+	for (int i = 0; i < lengthof(application_rights); i++)
+	{
+		const ApplicationRight *right = &application_rights[i];
+		const BoundRelation *table = binding_relation(binding, right->relation);
+
+		if ((right->profiles & grant->profile) == 0 || table == NULL ||
+			pg_class_aclcheck(table->relid, grant->role, right->mode) == ACLCHECK_OK)
+			continue;
+		put_ddl(grant, template_ddl("GRANT %s ON %s TO %I;", right->privilege,
+									quote_qualified_identifier(table->schema,
+															   table->name),
+									grant->role_name));
+	}
+}
+
+static void
+ask_for_bypassrls(const Grant *grant, const Binding *binding)
+{
+	ListCell   *lc;
+
+	foreach(lc, binding->relations)
+	{
+		BoundRelation *table = lfirst(lc);
+
+		if (check_enable_rls(table->relid, grant->role, true) != RLS_ENABLED)
+			continue;
+		put_ddl(grant, template_ddl("ALTER ROLE %I BYPASSRLS;",
+									grant->role_name));
+		return;
+	}
+}
+
+static void
+ask_for_application_rights(const Grant *grant, const Binding *binding)
+{
+	const BoundRelation *bookings = binding_relation(binding, "bookings");
+
+	ask_for_schema(grant, bookings->schema);
+	ask_for_tables(grant, binding);
+	ask_for_bypassrls(grant, binding);
+}
+
+static char *
+public_schema(void)
+{
+	template_execute(NULL, &extension_schema, NULL, NULL, false);
+	return text_column(0, "schema");
+}
+
+static void
+grant_body(void *state)
+{
+	Grant	   *grant = state;
+	char	   *schema = public_schema();
+	ListCell   *lc;
+
+	grant_functions(grant, schema);
+	grant_tables(grant);
+	grant_or_revoke(true, OBJECT_SCHEMA,
+					(Node *) makeString(pstrdup(CUSOWN_SCHEMA)), "usage",
+					grant->role);
+	ask_for_schema(grant, schema);
+	foreach(lc, binding_attached())
+		ask_for_application_rights(grant, binding_use_schema(lfirst(lc)));
+}
+
+/*
+ * cusown_grant(role regrole, profile text) RETURNS SETOF text
+ *
+ * Grants a profile (monitor, application or operator) on objects of ours, and
+ * returns as DDL the rights on the attached applications' tables that the
+ * role still lacks for it.
+ *
+ * Errors: 22023 unknown profile or no role; 42501 caller does not own the
+ * extension's objects.
+ */
+Datum
+cusown_grant(PG_FUNCTION_ARGS)
+{
+	Grant		grant = {0};
+
+	verb_check_transaction("cusown_grant");
+	grant.role = PG_GETARG_OID(0);
+	if (!OidIsValid(grant.role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("profiles are granted to roles, never to PUBLIC")));
+	grant.role_name = GetUserNameFromId(grant.role, false);
+	grant.profile = profile_named(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	InitMaterializedSRF(fcinfo, 0);
+	grant.result = (ReturnSetInfo *) fcinfo->resultinfo;
+	verb_run(grant_body, &grant, false);
+	return (Datum) 0;
+}

@@ -1,0 +1,201 @@
+/*-------------------------------------------------------------------------
+ *
+ * row_check.c
+ *	  Which rows could not be changed, because a CHECK would refuse them.
+ *
+ * One UPDATE of 500 rows fails whole where one row breaks a constraint.  So
+ * the constraints are asked first: the rows are read in one statement, the
+ * proposed values are laid over them, and the expressions that the server
+ * keeps for the table's CHECK constraints are evaluated on the result, just
+ * as an UPDATE would.  Going through SQL text instead would look the
+ * expressions' operators and functions up again, under the caller's
+ * search_path.
+ *
+ * What a BEFORE trigger would make of a row is not known here.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "row_check.h"
+
+/* an evaluation of the constraints of one table */
+typedef struct Check
+{
+	char	   *name;
+	ExprState  *expression;
+} Check;
+
+static List *
+prepare_checks(Relation relation, EState *estate)
+{
+	TupleConstr *constraints = RelationGetDescr(relation)->constr;
+	List	   *checks = NIL;
+
+	if (constraints == NULL)
+		return NIL;
+	for (int i = 0; i < constraints->num_check; i++)
+	{
+		ConstrCheck *constraint = &constraints->check[i];
+		Check	   *check;
+
+		if (!ConstrCheckIsEnforced(constraint))
+			continue;
+		check = palloc(sizeof(Check));
+		check->name = pstrdup(constraint->ccname);
+		check->expression = ExecPrepareExpr(stringToNode(constraint->ccbin),
+											estate);
+		checks = lappend(checks, check);
+	}
+	return checks;
+}
+
+/* the columns of alias.* stand in the table's order, without dropped ones */
+static void
+fill_slot(TupleTableSlot *slot, HeapTuple row, TupleDesc rowdesc)
+{
+	TupleDesc	desc = slot->tts_tupleDescriptor;
+	int			column = 0;
+
+	ExecClearTuple(slot);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		slot->tts_isnull[i] = true;
+		slot->tts_values[i] = (Datum) 0;
+		if (!TupleDescAttr(desc, i)->attisdropped)
+			slot->tts_values[i] = SPI_getbinval(row, rowdesc, ++column,
+												&slot->tts_isnull[i]);
+	}
+	ExecStoreVirtualTuple(slot);
+}
+
+static Datum
+proposed_datum(Form_pg_attribute attribute, const char *value)
+{
+	Oid			input;
+	Oid			ioparam;
+
+	if (value == NULL)
+		return TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+	getTypeInputInfo(attribute->atttypid, &input, &ioparam);
+	return OidInputFunctionCall(input, unconstify(char *, value), ioparam,
+								attribute->atttypmod);
+}
+
+static void
+lay_over(TupleTableSlot *slot, const Binding *binding,
+		 const ProposedChange *change)
+{
+	for (int i = 0; i < change->nvalues; i++)
+	{
+		const ProposedValue *proposed = &change->values[i];
+		const BoundColumn *column = binding_column(binding, change->relation,
+												   proposed->attribute);
+		int			index;
+
+		if (column == NULL)
+			continue;
+		index = column->attnum - 1;
+		slot->tts_values[index] =
+			proposed_datum(TupleDescAttr(slot->tts_tupleDescriptor, index),
+						   proposed->value);
+		slot->tts_isnull[index] = false;
+	}
+}
+
+static const char *
+first_refusing(List *checks, ExprContext *econtext)
+{
+	ListCell   *lc;
+
+	foreach(lc, checks)
+	{
+		Check	   *check = lfirst(lc);
+
+		if (!ExecCheck(check->expression, econtext))
+			return check->name;
+	}
+	return NULL;
+}
+
+static pg_uuid_t
+row_id(const Binding *binding, const char *relation, TupleTableSlot *slot)
+{
+	const BoundColumn *id = binding_column(binding, relation, "id");
+
+	return *DatumGetUUIDP(slot->tts_values[id->attnum - 1]);
+}
+
+static List *
+check_rows(const Binding *binding, const ProposedChange *change,
+		   Relation relation, uint64 rows)
+{
+	EState	   *estate = CreateExecutorState();
+	List	   *checks = prepare_checks(relation, estate);
+	ExprContext *econtext = GetPerTupleExprContext(estate);
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(relation),
+													&TTSOpsVirtual);
+	List	   *refused = NIL;
+
+	for (uint64 i = 0; i < rows; i++)
+	{
+		const char *constraint;
+
+		ResetPerTupleExprContext(estate);
+		fill_slot(slot, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+		lay_over(slot, binding, change);
+		econtext->ecxt_scantuple = slot;
+		constraint = first_refusing(checks, econtext);
+		if (constraint != NULL)
+		{
+			RefusedRow *row = palloc(sizeof(RefusedRow));
+
+			row->id = row_id(binding, change->relation, slot);
+			row->constraint = pstrdup(constraint);
+			refused = lappend(refused, row);
+		}
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	FreeExecutorState(estate);
+	return refused;
+}
+
+/*
+ * The rows among ids that a CHECK would refuse to change so, a list of
+ * RefusedRow in the current memory context.
+ */
+List *
+row_check_refused(Binding *binding, const ProposedChange *change,
+				  const UuidList *ids, bool read_only)
+{
+	Relation	relation;
+	TupleConstr *constraints;
+	Datum		values[1];
+	List	   *refused = NIL;
+
+	if (ids->count == 0)
+		return NIL;
+	relation = table_open(binding_relation(binding, change->relation)->relid,
+						  AccessShareLock);
+	constraints = RelationGetDescr(relation)->constr;
+	if (constraints != NULL && constraints->num_check > 0)
+	{
+		uint64		rows;
+
+		values[0] = uuid_list_datum(ids);
+		rows = template_execute(binding, &change->rows, values, NULL, read_only);
+		refused = check_rows(binding, change, relation, rows);
+		SPI_freetuptable(SPI_tuptable);
+	}
+	table_close(relation, NoLock);
+	return refused;
+}

@@ -1,0 +1,145 @@
+/*-------------------------------------------------------------------------
+ *
+ * state_machine.c
+ *	  Which changes of status are allowed; every verb asks here.
+ *
+ * The transitions that cusown_ops ships stand in the table below and cannot
+ * be removed.  cusown_ops.state_transition holds what an owner adds for one
+ * application; it is read only where the table below has no answer.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+
+#include "errors.h"
+#include "state_machine.h"
+#include "template.h"
+
+typedef struct Transition
+{
+	const char *machine;
+	const char *from_status;
+	const char *event;
+	const char *to_status;
+} Transition;
+
+static const Transition shipped[] = {
+	{MACHINE_BOOKING, "pending", "confirm", "confirmed"},
+	{MACHINE_BOOKING, "pending", "reject", "rejected"},
+	{MACHINE_BOOKING, "pending", "cancel", "cancelled"},
+	{MACHINE_BOOKING, "pending", "expire", "cancelled"},
+	{MACHINE_BOOKING, "confirmed", "cancel", "cancelled"},
+	{MACHINE_BOOKING, "confirmed", "undo_confirm", "pending"},
+	{MACHINE_BOOKING, "rejected", "undo_reject", "pending"},
+
+	{MACHINE_SLOT, "available", "reserve", "reserved"},
+	{MACHINE_SLOT, "reserved", "book", "booked"},
+	{MACHINE_SLOT, "reserved", "release", "available"},
+	{MACHINE_SLOT, "reserved", "expire", "available"},
+	{MACHINE_SLOT, "booked", "release", "available"},
+
+	{MACHINE_PAYMENT, "initiated", "verify", "completed"},
+	{MACHINE_PAYMENT, "pending", "verify", "completed"},
+	{MACHINE_PAYMENT, "processing", "verify", "completed"},
+	{MACHINE_PAYMENT, "initiated", "fail", "failed"},
+	{MACHINE_PAYMENT, "pending", "fail", "failed"},
+	{MACHINE_PAYMENT, "processing", "fail", "failed"},
+	{MACHINE_PAYMENT, "initiated", "expire", "expired"},
+	{MACHINE_PAYMENT, "completed", "refund", "refunded"},
+	{MACHINE_PAYMENT, "completed", "refund", "partially_refunded"},
+};
+
+static const Template added_transition = {
+	"SELECT 1 FROM cusown_ops.state_transition t"
+	" WHERE t.app_schema = $1 AND t.machine = $2 AND t.from_status = $3"
+	" AND t.event = $4 AND t.to_status = $5",
+	5, {NAMEOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+};
+
+PG_FUNCTION_INFO_V1(cusown_shipped_transitions);
+
+static bool
+is_shipped(const char *machine, const char *from_status, const char *event,
+		   const char *to_status)
+{
+	for (int i = 0; i < lengthof(shipped); i++)
+	{
+		if (strcmp(shipped[i].machine, machine) == 0 &&
+			strcmp(shipped[i].from_status, from_status) == 0 &&
+			strcmp(shipped[i].event, event) == 0 &&
+			strcmp(shipped[i].to_status, to_status) == 0)
+			return true;
+	}
+	return false;
+}
+
+static bool
+is_added(const Binding *binding, const char *machine, const char *from_status,
+		 const char *event, const char *to_status)
+{
+	Datum		values[5];
+	NameData	app_schema;
+	bool		found;
+
+	namestrcpy(&app_schema, binding->app_schema);
+	values[0] = NameGetDatum(&app_schema);
+	values[1] = CStringGetTextDatum(machine);
+	values[2] = CStringGetTextDatum(from_status);
+	values[3] = CStringGetTextDatum(event);
+	values[4] = CStringGetTextDatum(to_status);
+	found = template_execute(NULL, &added_transition, values, NULL, true) > 0;
+	SPI_freetuptable(SPI_tuptable);
+	return found;
+}
+
+bool
+state_machine_allows(const Binding *binding, const char *machine,
+					 const char *from_status, const char *event,
+					 const char *to_status)
+{
+	return is_shipped(machine, from_status, event, to_status) ||
+		is_added(binding, machine, from_status, event, to_status);
+}
+
+void
+state_machine_require(const Binding *binding, const char *machine,
+					  const char *from_status, const char *event,
+					  const char *to_status)
+{
+	if (!state_machine_allows(binding, machine, from_status, event, to_status))
+		ereport(ERROR,
+				(errcode(ERRCODE_CUSOWN_TRANSITION),
+				 errmsg("transition \"%s\" of a %s from \"%s\" to \"%s\" is not allowed",
+						event, machine, from_status, to_status)));
+}
+
+/*
+ * cusown_ops.shipped_transitions(OUT machine text, OUT from_status text,
+ *		OUT event text, OUT to_status text) RETURNS SETOF record
+ *
+ * The table above.
+ */
+Datum
+cusown_shipped_transitions(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < lengthof(shipped); i++)
+	{
+		Datum		values[4];
+		bool		nulls[4] = {false};
+
+		values[0] = CStringGetTextDatum(shipped[i].machine);
+		values[1] = CStringGetTextDatum(shipped[i].from_status);
+		values[2] = CStringGetTextDatum(shipped[i].event);
+		values[3] = CStringGetTextDatum(shipped[i].to_status);
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}

@@ -1,0 +1,24 @@
+/*-------------------------------------------------------------------------
+ *
+ * state_machine.h
+ *	  Which changes of status are allowed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CUSOWN_STATE_MACHINE_H
+#define CUSOWN_STATE_MACHINE_H
+
+#include "binding.h"
+
+#define MACHINE_BOOKING "booking"
+#define MACHINE_SLOT "slot"
+#define MACHINE_PAYMENT "payment"
+
+extern bool state_machine_allows(const Binding *binding, const char *machine,
+								 const char *from_status, const char *event,
+								 const char *to_status);
+extern void state_machine_require(const Binding *binding, const char *machine,
+								  const char *from_status, const char *event,
+								  const char *to_status);
+
+#endif							/* CUSOWN_STATE_MACHINE_H */

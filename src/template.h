@@ -1,0 +1,30 @@
+/*-------------------------------------------------------------------------
+ *
+ * template.h
+ *	  Statements written in canonical names; see template.c for the language.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CUSOWN_TEMPLATE_H
+#define CUSOWN_TEMPLATE_H
+
+#include "executor/spi.h"
+
+#include "binding.h"
+
+#define TEMPLATE_MAX_ARGS 10
+
+typedef struct Template
+{
+	const char *text;
+	int			nargs;
+	Oid			argtypes[TEMPLATE_MAX_ARGS];
+} Template;
+
+extern uint64 template_execute(Binding *binding, const Template *statement,
+							   const Datum *values, const char *nulls,
+							   bool read_only);
+extern Datum template_column(uint64 row, const char *column, bool *isnull);
+extern char *template_ddl(const char *pattern,...);
+
+#endif							/* CUSOWN_TEMPLATE_H */

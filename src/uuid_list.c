@@ -1,0 +1,77 @@
+/*-------------------------------------------------------------------------
+ *
+ * uuid_list.c
+ *	  A growing list of ids, handed to statements as uuid[].
+ *
+ * A zeroed UuidList is empty.  Items live in the memory context that is
+ * current at the first append.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+
+#include "template.h"
+#include "uuid_list.h"
+
+static int
+compare_uuids(const void *a, const void *b)
+{
+	return memcmp(a, b, sizeof(pg_uuid_t));
+}
+
+void
+uuid_list_append(UuidList *list, const pg_uuid_t *id)
+{
+	if (list->count == list->capacity)
+	{
+		list->capacity = Max(64, list->capacity * 2);
+		list->items = list->items == NULL ?
+			palloc(list->capacity * sizeof(pg_uuid_t)) :
+			repalloc(list->items, list->capacity * sizeof(pg_uuid_t));
+	}
+	list->items[list->count++] = *id;
+	list->sorted = false;
+}
+
+/* a uuid column of the last statement's rows; nulls are left out */
+void
+uuid_list_append_column(UuidList *list, uint64 rows, const char *column)
+{
+	for (uint64 row = 0; row < rows; row++)
+	{
+		bool		isnull;
+		Datum		value = template_column(row, column, &isnull);
+
+		if (!isnull)
+			uuid_list_append(list, DatumGetUUIDP(value));
+	}
+}
+
+/* sorts the list when it is first asked after an append */
+bool
+uuid_list_contains(UuidList *list, const pg_uuid_t *id)
+{
+	if (list->count == 0)
+		return false;
+	if (!list->sorted)
+	{
+		qsort(list->items, list->count, sizeof(pg_uuid_t), compare_uuids);
+		list->sorted = true;
+	}
+	return bsearch(id, list->items, list->count, sizeof(pg_uuid_t),
+				   compare_uuids) != NULL;
+}
+
+Datum
+uuid_list_datum(const UuidList *list)
+{
+	Datum	   *datums = palloc(Max(list->count, 1) * sizeof(Datum));
+
+	for (int i = 0; i < list->count; i++)
+		datums[i] = UUIDPGetDatum(&list->items[i]);
+	return PointerGetDatum(construct_array(datums, list->count, UUIDOID,
+										   UUID_LEN, false, TYPALIGN_CHAR));
+}

@@ -1,0 +1,27 @@
+/*-------------------------------------------------------------------------
+ *
+ * uuid_list.h
+ *	  A growing list of ids, handed to statements as uuid[].
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CUSOWN_UUID_LIST_H
+#define CUSOWN_UUID_LIST_H
+
+#include "utils/uuid.h"
+
+typedef struct UuidList
+{
+	pg_uuid_t  *items;
+	int			count;
+	int			capacity;
+	bool		sorted;
+} UuidList;
+
+extern void uuid_list_append(UuidList *list, const pg_uuid_t *id);
+extern void uuid_list_append_column(UuidList *list, uint64 rows,
+									const char *column);
+extern bool uuid_list_contains(UuidList *list, const pg_uuid_t *id);
+extern Datum uuid_list_datum(const UuidList *list);
+
+#endif							/* CUSOWN_UUID_LIST_H */

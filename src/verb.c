@@ -1,0 +1,185 @@
+/*-------------------------------------------------------------------------
+ *
+ * verb.c
+ *	  What every verb checks before it works, and how it is shown first.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/rls.h"
+#include "utils/timestamp.h"
+
+#include "verb.h"
+
+/* a caller's clock may be ahead of ours by this much */
+#define CLOCK_TOLERANCE_US (60 * USECS_PER_SEC)
+
+static const char *const sources[] = {
+	"manual", "cron", "worker", "lazy_heal", "application"
+};
+
+/*
+ * A verb that locks needs a new snapshot for each of its statements: it
+ * decides again after it has locked.
+ */
+void
+verb_check_transaction(const char *verb)
+{
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("cannot execute %s() on a standby", verb),
+				 errhint("Call it on the primary server.")));
+	if (XactReadOnly)
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("cannot execute %s() in a read-only transaction", verb),
+				 errhint("Call it in a READ WRITE transaction.")));
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot execute %s() under isolation level REPEATABLE READ or SERIALIZABLE",
+						verb),
+				 errhint("Call it under READ COMMITTED, where rows are read again after they were locked.")));
+}
+
+/*
+ * A set-wide verb that row-level security blinds would report "nothing to do"
+ * and be believed.
+ */
+void
+verb_check_row_security(const Binding *binding)
+{
+	ListCell   *lc;
+
+	foreach(lc, binding->relations)
+	{
+		BoundRelation *relation = lfirst(lc);
+
+		if (check_enable_rls(relation->relid, InvalidOid, true) != RLS_ENABLED)
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("row-level security hides rows of %s from role \"%s\"",
+						quote_qualified_identifier(relation->schema,
+												   relation->name),
+						GetUserNameFromId(GetUserId(), false)),
+				 errhint("Run it as a role that has BYPASSRLS, with row_security on.")));
+	}
+}
+
+void
+verb_check_source(const char *source)
+{
+	if (source == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("source must not be null")));
+	for (int i = 0; i < lengthof(sources); i++)
+	{
+		if (strcmp(source, sources[i]) == 0)
+			return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown source \"%s\"", source),
+			 errhint("Sources are manual, cron, worker, lazy_heal and application.")));
+}
+
+/* cancelled is final: a clock that runs ahead must not cancel anything */
+void
+verb_check_as_of(TimestampTz as_of, bool dry_run)
+{
+	if (!dry_run && as_of > GetCurrentTimestamp() + CLOCK_TOLERANCE_US)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("as_of is more than a minute ahead of the clock"),
+				 errhint("Only a dry run may look ahead.")));
+}
+
+void
+verb_check_interval(const Interval *interval, const char *name)
+{
+	Interval	zero = {0};
+
+	if (DatumGetBool(DirectFunctionCall2(interval_lt,
+										 IntervalPGetDatum(interval),
+										 IntervalPGetDatum(&zero))))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be negative", name)));
+}
+
+/*
+ * as_of - interval with days of 24 hours.  The operator on timestamptz would
+ * use the session's TimeZone.
+ */
+TimestampTz
+verb_before(TimestampTz as_of, const Interval *interval)
+{
+	return DatumGetTimestamp(DirectFunctionCall2(timestamp_mi_interval,
+												 TimestampGetDatum(as_of),
+												 IntervalPGetDatum(interval)));
+}
+
+static void
+run_connected(VerbBody body, void *state)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	body(state);
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "SPI_finish failed");
+}
+
+/* the same code, in a subtransaction that is always rolled back */
+static void
+run_and_roll_back(VerbBody body, void *state)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		run_connected(body, state);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		ReThrowError(error);
+	}
+	PG_END_TRY();
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+}
+
+/*
+ * Runs a verb's body connected to SPI.  What the body keeps for its caller
+ * is in state, and copied there as values: its memory goes.
+ */
+void
+verb_run(VerbBody body, void *state, bool dry_run)
+{
+	if (dry_run)
+		run_and_roll_back(body, state);
+	else
+		run_connected(body, state);
+}

@@ -1,0 +1,25 @@
+/*-------------------------------------------------------------------------
+ *
+ * verb.h
+ *	  What every verb checks before it works, and how it is shown first.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CUSOWN_VERB_H
+#define CUSOWN_VERB_H
+
+#include "datatype/timestamp.h"
+
+#include "binding.h"
+
+typedef void (*VerbBody) (void *state);
+
+extern void verb_check_transaction(const char *verb);
+extern void verb_check_row_security(const Binding *binding);
+extern void verb_check_source(const char *source);
+extern void verb_check_as_of(TimestampTz as_of, bool dry_run);
+extern void verb_check_interval(const Interval *interval, const char *name);
+extern TimestampTz verb_before(TimestampTz as_of, const Interval *interval);
+extern void verb_run(VerbBody body, void *state, bool dry_run);
+
+#endif							/* CUSOWN_VERB_H */
