@@ -133,6 +133,15 @@ static const AttentionKind unexpirable = {
 	"unexpirable", ENTITY_BOOKING, "cron_failure"
 };
 
+static const char *const relations_read[] = {
+	"bookings", "slots", "payments", NULL
+};
+
+static const char *const relations_changed[] = {
+	"bookings", "slots", "payments", "audit_logs", "booking_lifecycle_audit",
+	NULL
+};
+
 PG_FUNCTION_INFO_V1(cusown_due_bookings);
 PG_FUNCTION_INFO_V1(cusown_expire_bookings);
 
@@ -800,7 +809,8 @@ expire_body(void *state)
 	bool		goes_on = true;
 
 	expiry->binding = binding_use();
-	verb_check_row_security(expiry->binding);
+	verb_check_row_security(expiry->binding, relations_changed);
+	verb_check_unattended(expiry->binding, expiry->source);
 	ask_state_machine(expiry->binding);
 	attention_recheck(expiry->binding, &paid_pending, still_there);
 	attention_recheck(expiry->binding, &unexpirable, still_there);
@@ -862,7 +872,8 @@ as_of_argument(FunctionCallInfo fcinfo, int arg)
  *
  * Errors: UO001 nothing attached; 22023, 22004 arguments; 25006 standby or
  * read-only transaction; 0A000 REPEATABLE READ or SERIALIZABLE; 42501
- * row-level security would hide rows.
+ * row-level security would hide rows, or source cron or worker as a superuser
+ * over tables of others.
  *
  * Locks: payments FOR SHARE, bookings and slots FOR UPDATE, all SKIP LOCKED.
  *
@@ -960,7 +971,7 @@ report_body(void *state)
 	MemoryContext caller;
 	bool		goes_on = true;
 
-	verb_check_row_security(binding);
+	verb_check_row_security(binding, relations_read);
 	window_context = AllocSetContextCreate(CurrentMemoryContext,
 										   "cusown_ops due bookings window",
 										   ALLOCSET_DEFAULT_SIZES);

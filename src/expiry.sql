@@ -11,7 +11,7 @@ CREATE FUNCTION @extschema@.cusown_due_bookings(
   OUT verdict text,
   OUT finding text)
 RETURNS SETOF record
-LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000
+LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 1000
 AS 'MODULE_PATHNAME', 'cusown_due_bookings';
 
 COMMENT ON FUNCTION @extschema@.cusown_due_bookings(interval, timestamptz) IS
@@ -44,7 +44,7 @@ as_of: the moment to judge by; ahead of the clock only with dry_run.
 source: manual, cron, worker, lazy_heal or application; kept in the audit rows.
 dry_run: do it all and roll it back.
 Returns the bookings expired, the slots released, the entries written to the worklist cusown_ops.attention, and whether a due booking is left behind the last one looked at.
-Errors: UO001 no application attached; 22023 bad argument; 25006 standby or read-only transaction; 0A000 not READ COMMITTED; 42501 row-level security would hide rows.
+Errors: UO001 no application attached; 22023 bad argument; 25006 standby or read-only transaction; 0A000 not READ COMMITTED; 42501 row-level security would hide rows, or source cron or worker as a superuser over tables of others.
 Locks: payments FOR SHARE, bookings and slots FOR UPDATE, all SKIP LOCKED: it never waits for a row.
 Source: runbook Cron Failure, step 3.';
 

@@ -365,13 +365,13 @@ ask_for_tables(const Grant *grant, const Binding *binding)
 static void
 ask_for_bypassrls(const Grant *grant, const Binding *binding)
 {
-	ListCell   *lc;
-
-	foreach(lc, binding->relations)
+	for (int i = 0; i < lengthof(application_rights); i++)
 	{
-		BoundRelation *table = lfirst(lc);
+		const ApplicationRight *right = &application_rights[i];
+		const BoundRelation *table = binding_relation(binding, right->relation);
 
-		if (check_enable_rls(table->relid, grant->role, true) != RLS_ENABLED)
+		if ((right->profiles & grant->profile) == 0 || table == NULL ||
+			check_enable_rls(table->relid, grant->role, true) != RLS_ENABLED)
 			continue;
 		put_ddl(grant, template_ddl("ALTER ROLE %I BYPASSRLS;",
 									grant->role_name));
@@ -436,7 +436,7 @@ cusown_grant(PG_FUNCTION_ARGS)
 				 errmsg("profiles are granted to roles, never to PUBLIC")));
 	grant.role_name = GetUserNameFromId(grant.role, false);
 	grant.profile = profile_named(text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	InitMaterializedSRF(fcinfo, 0);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	grant.result = (ReturnSetInfo *) fcinfo->resultinfo;
 	verb_run(grant_body, &grant, false);
 	return (Datum) 0;

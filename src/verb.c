@@ -7,14 +7,17 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_class.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/rls.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "verb.h"
@@ -53,18 +56,18 @@ verb_check_transaction(const char *verb)
 
 /*
  * A set-wide verb that row-level security blinds would report "nothing to do"
- * and be believed.
+ * and be believed.  relations are the canonical names of what it reads and
+ * writes, ended by NULL.
  */
 void
-verb_check_row_security(const Binding *binding)
+verb_check_row_security(const Binding *binding, const char *const *relations)
 {
-	ListCell   *lc;
-
-	foreach(lc, binding->relations)
+	for (; *relations != NULL; relations++)
 	{
-		BoundRelation *relation = lfirst(lc);
+		const BoundRelation *relation = binding_relation(binding, *relations);
 
-		if (check_enable_rls(relation->relid, InvalidOid, true) != RLS_ENABLED)
+		if (relation == NULL ||
+			check_enable_rls(relation->relid, InvalidOid, true) != RLS_ENABLED)
 			continue;
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -73,6 +76,49 @@ verb_check_row_security(const Binding *binding)
 												   relation->name),
 						GetUserNameFromId(GetUserId(), false)),
 				 errhint("Run it as a role that has BYPASSRLS, with row_security on.")));
+	}
+}
+
+static Oid
+relation_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/*
+ * Whoever owns a table can plant a trigger on it, which runs with the rights
+ * of whoever writes.  Nobody watches a job, so it must not be a superuser's.
+ */
+void
+verb_check_unattended(const Binding *binding, const char *source)
+{
+	ListCell   *lc;
+
+	if (!superuser() ||
+		(strcmp(source, "cron") != 0 && strcmp(source, "worker") != 0))
+		return;
+	foreach(lc, binding->relations)
+	{
+		BoundRelation *relation = lfirst(lc);
+		Oid			owner = relation_owner(relation->relid);
+
+		if (superuser_arg(owner))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot run unattended as a superuser on tables of others"),
+				 errdetail("Table %s belongs to role \"%s\".",
+						   quote_qualified_identifier(relation->schema,
+													  relation->name),
+						   GetUserNameFromId(owner, false)),
+				 errhint("Let the job run as a role that cusown_grant() gave the profile application or operator.")));
 	}
 }
 

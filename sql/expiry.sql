@@ -1,0 +1,140 @@
+-- Shows expiry: what is due and why, the dry run, the run, and what is refused.
+\set ON_ERROR_STOP 0
+\getenv abs_srcdir PG_ABS_SRCDIR
+\set app :abs_srcdir '/test/fixture/cusown_app.sql'
+SET client_min_messages = warning;
+CREATE EXTENSION cusown_ops;
+\set schema expiry_app
+\set ECHO none
+\i :app
+\set ECHO all
+SET search_path = expiry_app, public;
+SELECT count(*) > 0 AS attached FROM cusown_attach('expiry_app');
+
+-- a booking in the state that a case asks for; ids are the case's number
+CREATE FUNCTION id_of(kind text, n int) RETURNS uuid
+LANGUAGE sql IMMUTABLE
+RETURN rpad(CASE kind WHEN 'slot' THEN 'a' WHEN 'payment' THEN 'c' ELSE 'b' END
+            || lpad(n::text, 7, '0'), 32, '0')::uuid;
+INSERT INTO businesses (id, salon_name, owner_name, whatsapp_number,
+  opening_time, closing_time, slot_duration, booking_link)
+VALUES (id_of('booking', 0), 'Salon', 'Owner', '+910000000000',
+  '09:00', '18:00', 30, 'salon');
+CREATE FUNCTION add_case(n int, age interval, slot_status text,
+  hold interval DEFAULT NULL, on_slot int DEFAULT NULL,
+  booking_status text DEFAULT 'pending') RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  IF on_slot IS NULL THEN
+    INSERT INTO slots (id, business_id, date, start_time, end_time, status, reserved_until)
+    VALUES (id_of('slot', n), id_of('booking', 0), current_date + n, '10:00', '10:30',
+            slot_status, now() + hold);
+  END IF;
+  INSERT INTO bookings (id, business_id, slot_id, customer_name, customer_phone,
+                        booking_id, status, created_at)
+  VALUES (id_of('booking', n), id_of('booking', 0), id_of('slot', coalesce(on_slot, n)),
+          'Customer', '+910000000001', 'CODE' || n, booking_status, now() - age);
+END $$;
+
+SELECT add_case(1, '30 hours', 'reserved', '-29 hours');   -- plainly due
+SELECT add_case(2, '29 hours', 'reserved', '5 minutes');   -- slot held by another
+SELECT add_case(3, '28 hours', 'booked');                  -- booked by a reschedule
+SELECT add_case(4, '27 hours', 'available');               -- hold cleaned up
+SELECT add_case(5, '26 hours', 'reserved', '-25 hours');   -- paid
+SELECT add_case(6, '25 hours', 'reserved', '-24 hours');   -- payment in flight
+SELECT add_case(7, '24 hours 1 minute', 'reserved', '-24 hours');  -- once undone
+SELECT add_case(8, '24 hours 1 second', 'booked');         -- slot confirmed for 9
+SELECT add_case(9, '1 hour', NULL, NULL, 8, 'confirmed');
+SELECT add_case(10, '23 hours 59 minutes', 'reserved', '-23 hours'); -- not due
+SELECT create_payment(id_of('booking', 5), 50000, 'razorpay', id_of('payment', 5)) IS NOT NULL AS paid;
+SELECT complete_payment(id_of('payment', 5));
+SELECT create_payment(id_of('booking', 6), 50000, 'razorpay', id_of('payment', 6)) IS NOT NULL AS in_flight;
+UPDATE bookings SET undo_used_at = now() WHERE id = id_of('booking', 7);
+
+-- what is due, oldest first
+SELECT left(booking_id::text, 8) AS booking, rule,
+       date_trunc('minute', now() - due_since) AS overdue,
+       verdict, finding
+FROM cusown_due_bookings();
+
+-- the dry run tells the same and writes nothing
+SELECT * FROM cusown_expire_bookings(dry_run => true);
+SELECT status, count(*) FROM bookings GROUP BY 1 ORDER BY 1;
+SELECT count(*) AS worklist FROM cusown_ops.attention;
+
+-- the run
+SELECT * FROM cusown_expire_bookings();
+SELECT left(b.id::text, 8) AS booking, b.status, b.cancelled_by,
+       b.cancelled_at > now() - interval '1 minute' AS now, b.cancellation_reason AS reason,
+       s.status AS slot, s.reserved_until IS NULL AS no_hold
+FROM bookings b JOIN slots s ON s.id = b.slot_id ORDER BY b.created_at;
+SELECT action_type, left(entity_id::text, 8) AS entity, old_data, new_data,
+       metadata, admin_user_id, actor_role, description
+FROM audit_logs WHERE metadata->>'source' = 'manual' ORDER BY action_type, entity_id;
+SELECT count(*) AS breaks FROM verify_audit_chain();
+SELECT left(booking_id::text, 8) AS booking, left(old_slot_id::text, 8) AS slot,
+       new_slot_id, action_type, actor_type
+FROM booking_lifecycle_audit WHERE action_type = 'expire' ORDER BY 1;
+SELECT kind, entity, left(entity_id::text, 8) AS booking, runbook, sqlstate,
+       finding, times, closed_at
+FROM cusown_ops.attention ORDER BY kind;
+
+-- again: nothing is done twice
+SELECT * FROM cusown_expire_bookings();
+
+-- max_rows: the oldest first, and whether more are behind
+SELECT add_case(n, make_interval(days => 3, mins => -n), 'reserved', '-2 days') FROM generate_series(21, 25) n;
+SELECT * FROM cusown_expire_bookings(max_rows => 3);
+SELECT string_agg(left(id::text, 8), ' ' ORDER BY created_at) AS left_over
+FROM bookings WHERE status = 'pending' AND id >= id_of('booking', 21);
+SELECT * FROM cusown_expire_bookings(max_rows => 2);
+
+-- the age is an argument, and a setting
+SELECT count(*) FROM cusown_due_bookings('1 minute');
+SET cusown_ops.booking_ttl = '1min';
+SELECT count(*) FROM cusown_due_bookings();
+RESET cusown_ops.booking_ttl;
+
+-- looking ahead is for dry runs
+SELECT expired FROM cusown_expire_bookings(as_of => now() + interval '2 hours', dry_run => true);
+SELECT expired FROM cusown_expire_bookings(as_of => now() + interval '2 hours'); -- fails
+
+-- other arguments that are refused
+SELECT * FROM cusown_expire_bookings(max_rows => 0); -- fails
+SELECT * FROM cusown_expire_bookings(max_rows => -1); -- fails
+SELECT * FROM cusown_expire_bookings(max_rows => NULL); -- fails
+SELECT * FROM cusown_expire_bookings('-1 hour'); -- fails
+SELECT * FROM cusown_due_bookings('-1 hour'); -- fails
+SELECT * FROM cusown_expire_bookings(source => 'me'); -- fails
+SELECT * FROM cusown_expire_bookings(source => NULL); -- fails
+SELECT * FROM cusown_expire_bookings(as_of => NULL); -- fails
+
+-- transactions in which rows cannot be read again after they were locked
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT * FROM cusown_expire_bookings(); -- fails
+ROLLBACK;
+BEGIN READ ONLY;
+SELECT * FROM cusown_expire_bookings(); -- fails
+ROLLBACK;
+
+-- a role that row-level security blinds
+CREATE ROLE regress_expiry_blind;
+GRANT USAGE ON SCHEMA expiry_app TO regress_expiry_blind;
+GRANT ALL ON ALL TABLES IN SCHEMA expiry_app TO regress_expiry_blind;
+SELECT cusown_grant('regress_expiry_blind', 'application');
+SET ROLE regress_expiry_blind;
+SELECT * FROM cusown_due_bookings(); -- fails
+SELECT * FROM cusown_expire_bookings(); -- fails
+RESET ROLE;
+
+-- unattended as a superuser over tables of others
+ALTER TABLE bookings OWNER TO regress_expiry_blind;
+SELECT * FROM cusown_expire_bookings(source => 'cron'); -- fails
+SELECT expired FROM cusown_expire_bookings(source => 'manual');
+ALTER TABLE bookings OWNER TO CURRENT_USER;
+SELECT expired FROM cusown_expire_bookings(source => 'cron');
+
+DROP SCHEMA expiry_app CASCADE;
+DROP EXTENSION cusown_ops;
+DROP OWNED BY regress_expiry_blind;
+DROP ROLE regress_expiry_blind;
