@@ -254,12 +254,26 @@ our_pids()
 	} | cut -d/ -f3 | sort -un
 }
 
+# end_initdb - initdb goes first and without a chance to tidy up: it would
+# remove the folder of a server process that is still ending, and that one then
+# leaves its shared memory behind.
+end_initdb()
+{
+	local pid
+
+	for pid in $(our_pids); do
+		[[ $(readlink "/proc/$pid/exe") != "$bindir/initdb" ]] || kill -KILL "$pid" || true
+	done 2>/dev/null
+}
+
 # end_processes - end all that as_server started: servers by an immediate
 # shutdown, the rest by SIGTERM, and by SIGKILL what is there after 5 seconds.
 end_processes()
 {
 	local pid pids try
 
+	end_initdb
+	[ -z "$supervised" ] || kill -TERM -- "-$supervised" 2>/dev/null || true
 	for try in {1..100}; do
 		mapfile -t pids < <(our_pids)
 		[ "${#pids[@]}" -gt 0 ] || return 0
@@ -287,7 +301,6 @@ cleanup()
 	trap '' HUP INT TERM
 	trap - EXIT
 	set +e
-	[ -z "$supervised" ] || kill -TERM -- "-$supervised" 2>/dev/null
 	guard_off
 	if [ -n "$scratch" ] && [ -z "$keep_running" ]; then
 		end_processes

@@ -184,16 +184,22 @@ PG_FUNCTION_INFO_V1(cusown_expire_bookings);
 	" OR p.{payments.status} = 'pending'" \
 	" OR p.{payments.status} = 'processing')"
 
+/*
+ * Where ids are given they are the way to the rows.  IS TRUE keeps the planner
+ * from reading an index on status beside them, which holds every pending
+ * booking.
+ */
+#define IS_PENDING "(b.{bookings.status} = 'pending') IS TRUE"
+
 #define CANDIDATE \
 	"SELECT b.{bookings.id} AS id, b.{bookings.slot_id} AS slot_id," \
 	" b.{bookings.created_at} AS created_at" \
 	"[, b.{bookings.business_id} AS business_id]" \
-	" FROM {bookings} b WHERE b.{bookings.status} = 'pending'" \
-	" AND b.{bookings.created_at} < $1"
+	" FROM {bookings} b WHERE b.{bookings.created_at} < $1"
 
 /* $4, $5 the key to read on behind, $6 how many */
 static const Template next_candidates = {
-	VERDICTS(CANDIDATE
+	VERDICTS(CANDIDATE " AND b.{bookings.status} = 'pending'"
 			 " AND (b.{bookings.created_at}, b.{bookings.id}) > ($4, $5)"
 			 " ORDER BY b.{bookings.created_at}, b.{bookings.id} LIMIT $6"),
 	6, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDARRAYOID, TIMESTAMPTZOID, UUIDOID, INT8OID}
@@ -201,7 +207,7 @@ static const Template next_candidates = {
 
 /* $4 the bookings to ask about */
 static const Template verdicts_of = {
-	VERDICTS(CANDIDATE " AND b.{bookings.id} = ANY ($4)"),
+	VERDICTS(CANDIDATE " AND b.{bookings.id} = ANY ($4) AND " IS_PENDING),
 	4, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDARRAYOID, UUIDARRAYOID}
 };
 
@@ -228,14 +234,14 @@ static const Template lock_payments = {
 static const Template lock_pairs = {
 	"SELECT b.{bookings.id} AS id FROM {bookings} b"
 	" JOIN {slots} s ON s.{slots.id} = b.{bookings.slot_id}"
-	" WHERE b.{bookings.id} = ANY ($1) AND b.{bookings.status} = 'pending'"
+	" WHERE b.{bookings.id} = ANY ($1) AND " IS_PENDING
 	" FOR UPDATE OF b, s SKIP LOCKED",
 	1, {UUIDARRAYOID}
 };
 
 static const Template lock_bookings = {
 	"SELECT b.{bookings.id} AS id FROM {bookings} b"
-	" WHERE b.{bookings.id} = ANY ($1) AND b.{bookings.status} = 'pending'"
+	" WHERE b.{bookings.id} = ANY ($1) AND " IS_PENDING
 	" FOR UPDATE SKIP LOCKED",
 	1, {UUIDARRAYOID}
 };
@@ -272,7 +278,7 @@ static const Template expire_and_free = {
 	"[, {bookings.cancelled_at} := pg_catalog.now()]"
 	"[, {bookings.cancellation_reason} := 'expired']"
 	"[, {bookings.updated_at} := pg_catalog.now()]"
-	" WHERE b.{bookings.id} = ANY ($1) AND b.{bookings.status} = 'pending'"
+	" WHERE b.{bookings.id} = ANY ($1) AND " IS_PENDING
 	" RETURNING b.{bookings.id} AS id, b.{bookings.slot_id} AS slot_id),"
 	" freed AS (UPDATE {slots} s SET {slots.status} := 'available'"
 	"[, {slots.reserved_until} := NULL][, {slots.updated_at} := pg_catalog.now()]"

@@ -18,7 +18,7 @@ extern void verb_check_transaction(const char *verb);
 extern void verb_check_row_security(const Binding *binding,
 									const char *const *relations);
 extern void verb_check_unattended(const Binding *binding,
-									const char *source);
+								  const char *source);
 extern void verb_check_source(const char *source);
 extern void verb_check_as_of(TimestampTz as_of, bool dry_run);
 extern void verb_check_interval(const Interval *interval, const char *name);
