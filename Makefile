@@ -50,9 +50,9 @@ include $(PGXS)
 $(OBJS): $(wildcard $(srcdir)/src/*.h)
 
 # a VPATH build has no src folder of its own yet
-$(OBJS): | src
-src:
-	mkdir -p $@
+ifdef VPATH
+$(shell mkdir -p src)
+endif
 
 $(DATA_built): $(addprefix $(srcdir)/,$(SQL_PARTS)) $(srcdir)/cusown_ops.control
 	cat $(addprefix $(srcdir)/,$(SQL_PARTS)) > $@

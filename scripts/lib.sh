@@ -157,9 +157,9 @@ guard_off()
 	guard_dir=
 }
 
-# apt COMMAND... - apt-get, quiet unless it fails.  It runs in the foreground:
+# run_apt COMMAND... - apt-get, quiet unless it fails.  It runs in the foreground:
 # an installation is not to be cut off half way.
-apt()
+run_apt()
 {
 	local out
 
@@ -185,9 +185,9 @@ need_packages()
 	[ "${#missing[@]}" -gt 0 ] || return 0
 
 	say "installing Debian packages: ${missing[*]}"
-	apt update || say "apt-get update failed; trying with the lists that are here"
+	run_apt update || say "apt-get update failed; trying with the lists that are here"
 	[[ " ${missing[*]} " != *" postgresql-$version "* ]] || guard_on
-	apt install -y --no-install-recommends "${missing[@]}" ||
+	run_apt install -y --no-install-recommends "${missing[@]}" ||
 		die "could not install: ${missing[*]}"
 	guard_off
 }
@@ -230,62 +230,80 @@ give_to_server()
 	fi
 }
 
-# is_postmaster PID - true for the main process of a server.
-is_postmaster()
+# gentle_signal PID - the signal that ends it: QUIT for the main process of a
+# server, which is the one that its postmaster.pid names, else TERM.
+gentle_signal()
 {
 	local first=
 
 	{ read -r first <"/proc/$1/cwd/postmaster.pid"; } 2>/dev/null || true
-	[ "$first" = "$1" ]
+	if [ "$first" = "$1" ]; then
+		echo QUIT
+	else
+		echo TERM
+	fi
 }
 
-# our_pids - print the pids of all processes started through as_server.  A
-# server process overwrites its environment with its title; it is known by its
-# program and its folder.
-our_pids()
+# server_pids - print the pids of all server processes that work in the scratch
+# folder.  They are known by their program and its folder, since a server
+# process overwrites its environment with its title.
+server_pids()
 {
 	local link
 
-	{
-		grep -slzxF "CUSOWN_SCRATCH=$scratch" /proc/[0-9]*/environ || true
-		while IFS= read -r link; do
-			[[ $(readlink "${link%cwd}exe") != "$bindir/postgres"* ]] || echo "$link"
-		done < <(find /proc/[0-9]*/cwd -maxdepth 0 -lname "$scratch/*" 2>/dev/null)
-	} | cut -d/ -f3 | sort -un
+	while IFS= read -r link; do
+		[[ $(readlink "${link%cwd}exe") != "$bindir/postgres"* ]] || cut -d/ -f3 <<<"$link"
+	done < <(find /proc/[0-9]*/cwd -maxdepth 0 -lname "$scratch/*" 2>/dev/null)
 }
 
-# end_initdb - initdb goes first and without a chance to tidy up: it would
-# remove the folder of a server process that is still ending, and that one then
-# leaves its shared memory behind.
+# our_pids - print the pids of all processes started through as_server.
+our_pids()
+{
+	{
+		grep -slzxF "CUSOWN_SCRATCH=$scratch" /proc/[0-9]*/environ | cut -d/ -f3
+		server_pids
+	} | sort -un
+}
+
+# end_initdb - initdb goes first and at once: on SIGTERM it would remove the
+# folder of the server process that it runs.  That one is not to be killed
+# either, or it leaves shared memory behind; it ends with its input.
 end_initdb()
 {
-	local pid
+	local pid killed='' try
 
 	for pid in $(our_pids); do
-		[[ $(readlink "/proc/$pid/exe") != "$bindir/initdb" ]] || kill -KILL "$pid" || true
+		if [[ $(readlink "/proc/$pid/exe") == "$bindir/initdb" ]]; then
+			kill -KILL "$pid" && killed=1
+		fi
 	done 2>/dev/null
+	for try in {1..20}; do
+		[ -n "$killed" ] && [ -n "$(server_pids)" ] || return 0
+		sleep 0.1
+	done
 }
 
 # end_processes - end all that as_server started: servers by an immediate
 # shutdown, the rest by SIGTERM, and by SIGKILL what is there after 5 seconds.
+# A process that is just starting a program cannot be seen: all is over when
+# there was nothing twice in a row.
 end_processes()
 {
-	local pid pids try
+	local none=0 pid pids try
+	local -A told=()
 
 	end_initdb
 	[ -z "$supervised" ] || kill -TERM -- "-$supervised" 2>/dev/null || true
 	for try in {1..100}; do
 		mapfile -t pids < <(our_pids)
-		[ "${#pids[@]}" -gt 0 ] || return 0
+		none=$((${#pids[@]} > 0 ? 0 : none + 1))
+		[ "$none" -lt 2 ] || return 0
 		for pid in "${pids[@]}"; do
 			if [ "$try" -gt 50 ]; then
 				kill -KILL "$pid"
-			elif [ "$try" -gt 1 ]; then
-				continue
-			elif is_postmaster "$pid"; then
-				kill -QUIT "$pid"
-			else
-				kill -TERM "$pid"
+			elif [ -z "${told[$pid]:-}" ]; then
+				told[$pid]=1
+				kill "-$(gentle_signal "$pid")" "$pid"
 			fi
 		done 2>/dev/null || true
 		sleep 0.1
@@ -362,9 +380,7 @@ run_make()
 # make_value NAME - print the value of a variable of the Makefile.
 make_value()
 {
-	# shellcheck disable=SC2016
-	as_server make --no-print-directory -C "$src" "${make_options[@]}" \
-		--eval 'value-of-%: ; @echo $($*)' "value-of-$1"
+	as_server make --no-print-directory -C "$src" "${make_options[@]}" "print-$1"
 }
 
 # lock_install - from now to the end of this script no other one installs: the
@@ -374,7 +390,9 @@ lock_install()
 	exec 9<"$pkglibdir"
 	flock -n 9 && return
 	say "waiting for another run to end"
-	flock 9
+	until flock -n 9; do
+		sleep 1
+	done
 }
 
 # build_and_install FOLDER [MAKE-ARGUMENT...] - copy the project to $src, build

@@ -199,13 +199,18 @@ resolve_relation(const char *app_schema, const char *relation,
 	return bound;
 }
 
-/* string types other than text have operators of their own, or none */
+/*
+ * String types other than text have operators of their own, or none, and no
+ * operator takes a domain over an enum.
+ */
 static bool
 is_read_as_text(Oid type)
 {
 	char		category;
 	bool		preferred;
 
+	if (type_is_enum(getBaseType(type)))
+		return !type_is_enum(type);
 	get_type_category_preferred(type, &category, &preferred);
 	return category == TYPCATEGORY_STRING && type != TEXTOID;
 }

@@ -18,8 +18,7 @@ typedef struct BoundColumn
 	char	   *column;			/* name in the application's table */
 	AttrNumber	attnum;
 	Oid			type;			/* declared type, a domain as such */
-	bool		read_as_text;	/* a string type other than text: templates
-								 * cast it where they read it */
+	bool		read_as_text;	/* templates cast it where they read it */
 } BoundColumn;
 
 typedef struct BoundRelation

@@ -12,8 +12,9 @@
  *
  * {slots}			the bound table, qualified and quoted
  * {slots.status}	the bound column, quoted.  Where it is read, that is behind
- *					an alias and a dot, a string type other than text is cast
- *					to text, so that one set of operators serves
+ *					an alias and a dot, a string type other than text and a
+ *					domain over an enum are cast to text, so that one set of
+ *					operators serves
  * {?slots.status}	nothing; only says that the part needs this name
  * [ ... ]			falls away where a name in it is not bound; may be nested.
  *					[] and [1] are SQL
