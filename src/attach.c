@@ -787,6 +787,8 @@ attach_body(void *state)
 
 	initStringInfo(&attach->problems);
 	read_mapping(attach);
+	if (!attach->dry_run)
+		binding_lock_for_change();
 	if (!OidIsValid(get_namespace_oid(attach->app_schema, true)))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_SCHEMA),
@@ -818,7 +820,7 @@ attach_body(void *state)
  * Errors: UO010 unknown key in the mapping, or needed names that are missing
  * or of another type, all of them in the detail; 3F000 no such schema.
  *
- * Locks: rows of cusown_ops.binding only.
+ * Locks: cusown_ops.binding, SHARE ROW EXCLUSIVE; readers are not kept out.
  */
 Datum
 cusown_attach(PG_FUNCTION_ARGS)
@@ -842,6 +844,7 @@ detach_body(void *state)
 	const char *app_schema = state;
 	Datum		values[1];
 
+	binding_lock_for_change();
 	values[0] = name_datum(app_schema);
 	if (template_execute(NULL, &drop_names, values, NULL, false) == 0)
 		ereport(ERROR,
@@ -856,7 +859,7 @@ detach_body(void *state)
  * Forgets the binding.  The worklist of the application is kept, for when it
  * is attached again.
  *
- * Errors: UO001 not attached.  Locks: rows of cusown_ops.binding only.
+ * Errors: UO001 not attached.  Locks: cusown_ops.binding, SHARE ROW EXCLUSIVE.
  */
 Datum
 cusown_detach(PG_FUNCTION_ARGS)

@@ -7,7 +7,8 @@
  * finds and may not or cannot mend, leaves its entity alone until next_try,
  * and at each run rechecks the open rows of its kinds.  next_try moves away
  * by doubling steps from 5 minutes to 24 hours.  A row closed by hand is
- * opened again when its finding still holds at next_try.
+ * opened again when its finding still holds at next_try; it keeps nothing back
+ * that has become possible meanwhile.
  *
  * Locking protocol: whoever writes the row of a booking holds that booking's
  * row lock, so nobody else can be writing it, and a job takes that lock with
@@ -36,6 +37,8 @@
 /* open rows that one run rechecks, of each kind; a literal in the template */
 #define RECHECK_LIMIT 500
 
+static const char *const relations_used[] = {"bookings", "audit_logs", NULL};
+
 PG_FUNCTION_INFO_V1(cusown_attention_resolve);
 
 /* $5 .. $7 are parallel arrays: entity_id, sqlstate, finding */
@@ -47,7 +50,9 @@ PG_FUNCTION_INFO_V1(cusown_attention_resolve);
 static const Template see_again = {
 	"WITH mine AS MATERIALIZED (SELECT a.id AS id FROM cusown_ops.attention a"
 	" WHERE a.app_schema = $1 AND a.kind = $2 AND a.entity = $3"
-	" AND a.entity_id = ANY ($5) FOR UPDATE SKIP LOCKED)"
+	" AND a.entity_id = ANY ($5)"
+	" AND (a.closed_at IS NULL OR a.next_try <= pg_catalog.now())"
+	" FOR UPDATE SKIP LOCKED)"
 	" UPDATE cusown_ops.attention a SET"
 	" last_seen := pg_catalog.now(), times := (a.times + 1),"
 	" next_try := (pg_catalog.now() + least(interval '24 hours',"
@@ -74,7 +79,8 @@ static const Template open_new = {
 };
 
 static const Template backed_off_entities = {
-	"SELECT a.entity_id FROM cusown_ops.attention a"
+	"SELECT a.entity_id, a.closed_at IS NULL AS is_open"
+	" FROM cusown_ops.attention a"
 	" WHERE a.app_schema = $1 AND a.entity = $2 AND a.entity_id = ANY ($3)"
 	" AND a.next_try > $4",
 	4, {NAMEOID, TEXTOID, UUIDARRAYOID, TIMESTAMPTZOID}
@@ -196,10 +202,13 @@ attention_open(Binding *binding, const AttentionKind *kind,
 	return written + template_execute(NULL, &open_new, values, NULL, false);
 }
 
-/* appends those of ids whose next_try is still to come */
+/*
+ * Of those of ids whose next_try is still to come, appends the open ones to
+ * backed_off, and those that a human has closed to closed.
+ */
 void
 attention_backed_off(Binding *binding, const char *entity, const UuidList *ids,
-					 TimestampTz as_of, UuidList *backed_off)
+					 TimestampTz as_of, UuidList *backed_off, UuidList *closed)
 {
 	Datum		values[4];
 	uint64		rows;
@@ -209,7 +218,15 @@ attention_backed_off(Binding *binding, const char *entity, const UuidList *ids,
 	values[2] = uuid_list_datum(ids);
 	values[3] = TimestampTzGetDatum(as_of);
 	rows = template_execute(NULL, &backed_off_entities, values, NULL, false);
-	uuid_list_append_column(backed_off, rows, "entity_id");
+	for (uint64 row = 0; row < rows; row++)
+	{
+		bool		isnull;
+		Datum		id = template_column(row, "entity_id", &isnull);
+		Datum		is_open = template_column(row, "is_open", &isnull);
+
+		uuid_list_append(DatumGetBool(is_open) ? backed_off : closed,
+						 DatumGetUUIDP(id));
+	}
 	SPI_freetuptable(SPI_tuptable);
 }
 
@@ -348,7 +365,7 @@ resolve_body(void *state)
 	kind = entry_column("kind");
 	entity = entry_column("entity");
 	entity_id = *DatumGetUUIDP(template_column(0, "entity_id", &isnull));
-	binding = binding_use_schema(app_schema);
+	binding = binding_use_schema(app_schema, relations_used);
 
 	if (strcmp(entity, ENTITY_BOOKING) == 0)
 	{

@@ -43,7 +43,7 @@ extern uint64 attention_open(Binding *binding, const AttentionKind *kind,
 							 const AttentionItem *items, int count);
 extern void attention_backed_off(Binding *binding, const char *entity,
 								 const UuidList *ids, TimestampTz as_of,
-								 UuidList *backed_off);
+								 UuidList *backed_off, UuidList *closed);
 extern void attention_recheck(Binding *binding, const AttentionKind *kind,
 							  AttentionStillThere still_there);
 

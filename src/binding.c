@@ -13,7 +13,9 @@
  * - a schema: DDL on it invalidates the namespace cache.
  *
  * The callbacks only mark bindings as stale, since they may run at any point
- * where locks are taken.  A stale binding is read anew at the next use and
+ * where locks are taken.  A verb takes the binding after it has locked the
+ * tables that it uses, ACCESS SHARE as any query does, so that the names hold
+ * to the end of its transaction.  A stale binding is read anew at the next use and
  * freed when its last user has gone: an application's trigger may call us
  * while a statement of ours is under way with the old one.
  *
@@ -27,6 +29,8 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -168,6 +172,23 @@ text_column(uint64 row, const char *column)
 	return isnull ? NULL : TextDatumGetCString(value);
 }
 
+static Oid
+binding_table(void)
+{
+	return get_relname_relid("binding",
+							 get_namespace_oid(CUSOWN_SCHEMA, false));
+}
+
+/*
+ * Attach and detach run one after the other: each writes a set of rows that
+ * must be whole.  Readers are not kept out.
+ */
+void
+binding_lock_for_change(void)
+{
+	LockRelationOid(binding_table(), ShareRowExclusiveLock);
+}
+
 static void
 unresolved(const char *app_schema, const char *what)
 {
@@ -284,8 +305,7 @@ load_binding(const char *app_schema)
 	namestrcpy(&schema, app_schema);
 	values[0] = NameGetDatum(&schema);
 	rows = read_own_table(&bound_names, values);
-	binding_relid = get_relname_relid("binding",
-									  get_namespace_oid(CUSOWN_SCHEMA, false));
+	binding_relid = binding_table();
 	if (rows == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_NOT_ATTACHED),
@@ -352,17 +372,52 @@ release_binding(void *arg)
 }
 
 /*
- * The binding of an application schema.  It is held until the current memory
- * context goes, by return or by error: call this after SPI_connect.
+ * No DDL can be under way on a table that we have locked, and taking the lock
+ * lets us see the invalidations of what was.
+ */
+static void
+lock_relations(const Binding *binding, const char *const *relations)
+{
+	for (; relations != NULL && *relations != NULL; relations++)
+	{
+		const BoundRelation *relation = binding_relation(binding, *relations);
+
+		if (relation != NULL)
+			LockRelationOid(relation->relid, AccessShareLock);
+	}
+}
+
+static Binding *
+current_binding(const char *app_schema, const char *const *relations)
+{
+	for (;;)
+	{
+		Binding    *binding;
+
+		CHECK_FOR_INTERRUPTS();
+		AcceptInvalidationMessages();
+		binding = find_binding(app_schema);
+		if (binding == NULL)
+			binding = load_binding(app_schema);
+		lock_relations(binding, relations);
+		if (!binding->stale)
+			return binding;
+	}
+}
+
+/*
+ * The binding of an application schema.  relations are the canonical names of
+ * what the caller reads and changes, ended by NULL, or NULL for none: their
+ * names hold to the end of the transaction.  The binding is held until the
+ * current memory context goes, by return or by error: call this after
+ * SPI_connect.
  */
 Binding *
-binding_use_schema(const char *app_schema)
+binding_use_schema(const char *app_schema, const char *const *relations)
 {
 	MemoryContextCallback *callback = palloc(sizeof(MemoryContextCallback));
-	Binding    *binding = find_binding(app_schema);
+	Binding    *binding = current_binding(app_schema, relations);
 
-	if (binding == NULL)
-		binding = load_binding(app_schema);
 	callback->func = release_binding;
 	callback->arg = binding;
 	binding->users++;
@@ -383,8 +438,7 @@ read_attached(void)
 	for (uint64 row = 0; row < rows; row++)
 		attached = lappend(attached, text_column(row, "app_schema"));
 	MemoryContextSwitchTo(caller);
-	binding_relid = get_relname_relid("binding",
-									  get_namespace_oid(CUSOWN_SCHEMA, false));
+	binding_relid = binding_table();
 	attached_known = seen == invalidations;
 }
 
@@ -405,6 +459,7 @@ attached_as_list(void)
 List *
 binding_attached(void)
 {
+	AcceptInvalidationMessages();
 	if (!attached_known)
 		read_attached();
 	return attached;
@@ -415,10 +470,10 @@ binding_attached(void)
  * one that is attached.
  */
 Binding *
-binding_use(void)
+binding_use(const char *const *relations)
 {
 	if (cusown_app_schema != NULL && cusown_app_schema[0] != '\0')
-		return binding_use_schema(cusown_app_schema);
+		return binding_use_schema(cusown_app_schema, relations);
 
 	if (binding_attached() == NIL)
 		ereport(ERROR,
@@ -431,7 +486,7 @@ binding_use(void)
 				 errmsg("several applications are attached: %s",
 						attached_as_list()),
 				 errhint("Choose one with SET cusown_ops.app_schema.")));
-	return binding_use_schema(linitial(attached));
+	return binding_use_schema(linitial(attached), relations);
 }
 
 const BoundRelation *

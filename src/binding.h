@@ -42,8 +42,10 @@ typedef struct Binding
 } Binding;
 
 extern void binding_init(void);
-extern Binding *binding_use(void);
-extern Binding *binding_use_schema(const char *app_schema);
+extern void binding_lock_for_change(void);
+extern Binding *binding_use(const char *const *relations);
+extern Binding *binding_use_schema(const char *app_schema,
+								   const char *const *relations);
 extern List *binding_attached(void);
 extern const BoundRelation *binding_relation(const Binding *binding,
 											 const char *relation);

@@ -551,7 +551,8 @@ put_on_worklist(Expiry *expiry, const AttentionKind *kind,
 
 /*
  * What is left of a window for the locks: without bookings that the worklist
- * keeps back, without those in flight, and at most as many as may still be
+ * keeps back (of one closed by
+ * hand, only what would open it again), without those in flight, and at most as many as may still be
  * expired.  Moves the key behind the last one looked at.
  */
 static DueBookings
@@ -560,12 +561,13 @@ choose(Expiry *expiry, const DueBookings *window)
 	DueBookings chosen = {0};
 	UuidList	all = {0};
 	UuidList	backed_off = {0};
+	UuidList	closed = {0};
 	int64		room = expiry->max_rows - expiry->expired;
 
 	for (int i = 0; i < window->count; i++)
 		uuid_list_append(&all, &window->items[i].id);
 	attention_backed_off(expiry->binding, ENTITY_BOOKING, &all,
-						 expiry->rule.as_of, &backed_off);
+						 expiry->rule.as_of, &backed_off, &closed);
 
 	chosen.items = palloc(Max(window->count, 1) * sizeof(DueBooking));
 	for (int i = 0; i < window->count && room > 0; i++)
@@ -574,7 +576,9 @@ choose(Expiry *expiry, const DueBookings *window)
 
 		move_key(&expiry->key, booking);
 		if (booking->verdict == VERDICT_IN_FLIGHT ||
-			uuid_list_contains(&backed_off, &booking->id))
+			uuid_list_contains(&backed_off, &booking->id) ||
+			(booking->verdict != VERDICT_EXPIRE &&
+			 uuid_list_contains(&closed, &booking->id)))
 			continue;
 		if (booking->verdict == VERDICT_EXPIRE)
 			room--;
@@ -814,7 +818,7 @@ expire_body(void *state)
 	MemoryContext caller;
 	bool		goes_on = true;
 
-	expiry->binding = binding_use();
+	expiry->binding = binding_use(relations_changed);
 	verb_check_row_security(expiry->binding, relations_changed);
 	verb_check_unattended(expiry->binding, expiry->source);
 	ask_state_machine(expiry->binding);
@@ -971,7 +975,7 @@ static void
 report_body(void *state)
 {
 	Report	   *report = state;
-	Binding    *binding = binding_use();
+	Binding    *binding = binding_use(relations_read);
 	ReadingKey	key = first_key();
 	MemoryContext window_context;
 	MemoryContext caller;

@@ -410,7 +410,7 @@ grant_body(void *state)
 					grant->role);
 	ask_for_schema(grant, schema);
 	foreach(lc, binding_attached())
-		ask_for_application_rights(grant, binding_use_schema(lfirst(lc)));
+		ask_for_application_rights(grant, binding_use_schema(lfirst(lc), NULL));
 }
 
 /*
