@@ -7,6 +7,7 @@ MODULE_big = cusown_ops
 OBJS = \
 	src/attach.o \
 	src/attach_advice.o \
+	src/attach_mapping.o \
 	src/attention.o \
 	src/audit.o \
 	src/binding.o \

@@ -25,6 +25,7 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "parser/parse_coerce.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -48,6 +49,7 @@ typedef enum NameType
 	TYPE_DATE,
 	TYPE_TIME,
 	TYPE_INTEGER,
+	TYPE_BIGINT,
 	TYPE_BOOLEAN,
 	TYPE_JSONB
 } NameType;
@@ -55,7 +57,12 @@ typedef enum NameType
 /* how DDL of ours writes each */
 static const char *const type_names[] = {
 	"", "uuid", "text", "text", "text", "timestamp with time zone", "date",
-	"time without time zone", "integer", "boolean", "jsonb"
+	"time without time zone", "integer", "bigint", "boolean", "jsonb"
+};
+
+static const Oid type_oids[] = {
+	InvalidOid, UUIDOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, DATEOID,
+	TIMEOID, INT4OID, INT8OID, BOOLOID, JSONBOID
 };
 
 typedef enum Need
@@ -153,7 +160,7 @@ static const CanonicalName canonical_names[] = {
 
 	{"metrics", "", TYPE_TABLE, OPTIONAL, NULL},
 	{"metrics", "metric", TYPE_TEXT, NEEDED, NULL},
-	{"metrics", "value", TYPE_INTEGER, NEEDED, NULL},
+	{"metrics", "value", TYPE_BIGINT, NEEDED, NULL},
 	{"metrics", "updated_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
 
 	{"booking_lifecycle_audit", "", TYPE_TABLE, OPTIONAL, NULL},
@@ -172,28 +179,21 @@ static const CanonicalName canonical_names[] = {
 	{"idempotency_keys", "expires_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
 };
 
-/* statuses that templates write or compare with */
-typedef struct StatusLabels
+/* values that templates write or compare with; an enum must have them */
+typedef struct Labels
 {
 	const char *relation;
+	const char *attribute;
 	const char *labels[9];		/* ends with NULL */
-} StatusLabels;
+} Labels;
 
-static const StatusLabels status_labels[] = {
-	{"bookings", {"pending", "confirmed", "rejected", "cancelled"}},
-	{"slots", {"available", "reserved", "booked"}},
-	{"payments", {"initiated", "pending", "processing", "completed", "failed",
-	"refunded", "partially_refunded", "expired"}},
+static const Labels used_labels[] = {
+	{"bookings", "status", {"pending", "confirmed", "rejected", "cancelled"}},
+	{"bookings", "cancelled_by", {"system"}},
+	{"slots", "status", {"available", "reserved", "booked"}},
+	{"payments", "status", {"initiated", "pending", "processing", "completed",
+	"failed", "refunded", "partially_refunded", "expired"}},
 };
-
-/* what the caller's mapping says about one canonical name */
-typedef struct Mapped
-{
-	const char *relation;
-	const char *attribute;		/* "" for the relation itself */
-	const char *schema;			/* or NULL */
-	const char *name;			/* NULL: do not bind */
-} Mapped;
 
 /* one call of cusown_attach() */
 typedef struct Attach
@@ -239,20 +239,6 @@ static const Template drop_names = {
 	1, {NAMEOID}
 };
 
-/* ---------- the mapping ---------- */
-
-static void malformed(const char *detail) pg_attribute_noreturn();
-
-static void
-malformed(const char *detail)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_CUSOWN_MALFORMED),
-			 errmsg("mapping is malformed"),
-			 errdetail_internal("%s", detail),
-			 errhint("A mapping looks like {\"bookings\": {\"relation\": \"reservation\", \"columns\": {\"status\": \"state\"}}, \"payments\": null}.")));
-}
-
 static const CanonicalName *
 find_canonical(const char *relation, const char *attribute)
 {
@@ -265,143 +251,10 @@ find_canonical(const char *relation, const char *attribute)
 	return NULL;
 }
 
-static char *
-json_string(const JsonbValue *value)
+bool
+attach_is_canonical(const char *relation, const char *attribute)
 {
-	return pnstrdup(value->val.string.val, value->val.string.len);
-}
-
-static void
-add_mapped(Attach *attach, const char *relation, const char *attribute,
-		   const char *schema, const char *name)
-{
-	Mapped	   *mapped = palloc(sizeof(Mapped));
-
-	mapped->relation = relation;
-	mapped->attribute = attribute;
-	mapped->schema = schema;
-	mapped->name = name;
-	attach->mapped = lappend(attach->mapped, mapped);
-}
-
-/* "table" or ["schema", "table"] */
-static void
-map_target(Attach *attach, const char *relation, const JsonbValue *value)
-{
-	JsonbValue *schema;
-	JsonbValue *name;
-
-	if (value->type == jbvString)
-	{
-		add_mapped(attach, relation, "", NULL, json_string(value));
-		return;
-	}
-	if (value->type != jbvBinary ||
-		!JsonContainerIsArray(value->val.binary.data) ||
-		JsonContainerSize(value->val.binary.data) != 2)
-		malformed(psprintf("\"relation\" of \"%s\" is neither a name nor [schema, name].",
-						   relation));
-	schema = getIthJsonbValueFromContainer(value->val.binary.data, 0);
-	name = getIthJsonbValueFromContainer(value->val.binary.data, 1);
-	if (schema->type != jbvString || name->type != jbvString)
-		malformed(psprintf("\"relation\" of \"%s\" is neither a name nor [schema, name].",
-						   relation));
-	add_mapped(attach, relation, "", json_string(schema), json_string(name));
-}
-
-static void
-map_column(Attach *attach, const char *relation, const char *attribute,
-		   const JsonbValue *value)
-{
-	if (attribute[0] == '\0' || find_canonical(relation, attribute) == NULL)
-		malformed(psprintf("\"%s\" of \"%s\" is not a canonical name.",
-						   attribute, relation));
-	if (value->type != jbvString && value->type != jbvNull)
-		malformed(psprintf("\"%s\" of \"%s\" is mapped to something that is not a name.",
-						   attribute, relation));
-	add_mapped(attach, relation, attribute, NULL,
-			   value->type == jbvNull ? NULL : json_string(value));
-}
-
-/* calls back for each key of a JSON object */
-typedef void (*MapKey) (Attach *attach, const char *relation, const char *key,
-						const JsonbValue *value);
-
-static void
-for_each_key(Attach *attach, const char *relation, JsonbContainer *object,
-			 MapKey map_key)
-{
-	JsonbIterator *it = JsonbIteratorInit(object);
-	JsonbValue	value;
-	JsonbIteratorToken token;
-
-	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
-	{
-		char	   *key;
-
-		if (token != WJB_KEY)
-			continue;
-		key = json_string(&value);
-		JsonbIteratorNext(&it, &value, true);
-		map_key(attach, relation, key, &value);
-	}
-}
-
-static void
-map_relation_key(Attach *attach, const char *relation, const char *key,
-				 const JsonbValue *value)
-{
-	if (strcmp(key, "relation") == 0)
-		map_target(attach, relation, value);
-	else if (strcmp(key, "columns") != 0)
-		malformed(psprintf("\"%s\" of \"%s\" is neither \"relation\" nor \"columns\".",
-						   key, relation));
-	else if (value->type != jbvBinary ||
-			 !JsonContainerIsObject(value->val.binary.data))
-		malformed(psprintf("\"columns\" of \"%s\" is not an object.", relation));
-	else
-		for_each_key(attach, relation, value->val.binary.data, map_column);
-}
-
-static void
-map_relation(Attach *attach, const char *unused, const char *relation,
-			 const JsonbValue *value)
-{
-	if (find_canonical(relation, "") == NULL)
-		malformed(psprintf("\"%s\" is not a canonical name.", relation));
-	if (value->type == jbvNull)
-		add_mapped(attach, relation, "", NULL, NULL);
-	else if (value->type != jbvBinary ||
-			 !JsonContainerIsObject(value->val.binary.data))
-		malformed(psprintf("\"%s\" is mapped to something that is neither an object nor null.",
-						   relation));
-	else
-		for_each_key(attach, relation, value->val.binary.data,
-					 map_relation_key);
-}
-
-static void
-read_mapping(Attach *attach)
-{
-	if (!JB_ROOT_IS_OBJECT(attach->mapping))
-		malformed("It is not a JSON object.");
-	for_each_key(attach, NULL, &attach->mapping->root, map_relation);
-}
-
-static const Mapped *
-find_mapped(const Attach *attach, const char *relation, const char *attribute)
-{
-	ListCell   *lc;
-
-	foreach(lc, attach->mapped)
-	{
-		Mapped	   *mapped = lfirst(lc);
-
-		if (strcmp(mapped->relation, relation) == 0 &&
-			strcmp(mapped->attribute, attribute) == 0)
-			return mapped;
-	}
-	return NULL;
+	return find_canonical(relation, attribute) != NULL;
 }
 
 /* ---------- looking names up ---------- */
@@ -435,14 +288,35 @@ add_row(Attach *attach, const CanonicalName *canonical, const char *status)
 	return row;
 }
 
-/* something that forbids to attach, with the DDL that would mend it */
+static AttachRow *
+find_row(const Attach *attach, const CanonicalName *canonical)
+{
+	ListCell   *lc;
+
+	foreach(lc, attach->rows)
+	{
+		AttachRow  *row = lfirst(lc);
+
+		if (strcmp(row->relation, canonical->relation) == 0 &&
+			strcmp(row->attribute == NULL ? "" : row->attribute,
+				   canonical->attribute) == 0)
+			return row;
+	}
+	return NULL;
+}
+
+/* something that forbids to attach, with what would mend it */
 static void
 add_problem(Attach *attach, const CanonicalName *canonical, const char *finding,
 			const char *remedy)
 {
-	AttachRow  *row = add_row(attach, canonical, "missing");
+	AttachRow  *row = find_row(attach, canonical);
 
-	row->remedy = remedy;
+	if (row == NULL)
+		row = add_row(attach, canonical, "missing");
+	row->status = "missing";
+	row->remedy = row->remedy == NULL ? remedy :
+		psprintf("%s %s", row->remedy, remedy);
 	if (attach->problems.len > 0)
 		appendStringInfoChar(&attach->problems, '\n');
 	appendStringInfo(&attach->problems, "%s%s%s: %s; %s", canonical->relation,
@@ -469,17 +343,37 @@ add_resolved(Attach *attach, const CanonicalName *canonical,
 	attach->resolved = lappend(attach->resolved, resolved);
 }
 
+/* the call that would mend it: another table, or none where none is needed */
 static char *
-mapping_remedy(const Attach *attach, const char *relation)
+mapping_remedy(const Attach *attach, const CanonicalName *canonical)
 {
-	return psprintf("SELECT * FROM cusown_attach(%s, '{\"%s\": {\"relation\": \"its name\"}}');",
-					quote_literal_cstr(attach->app_schema), relation);
+	return psprintf("SELECT * FROM cusown_attach(%s, '{\"%s\": %s}');",
+					quote_literal_cstr(attach->app_schema), canonical->relation,
+					canonical->need == NEEDED ?
+					"{\"relation\": \"its name\"}" : "null");
+}
+
+/* whether the table, or the column, stands for another name already */
+static bool
+is_bound_already(const Attach *attach, Oid relid, AttrNumber attnum)
+{
+	ListCell   *lc;
+
+	foreach(lc, attach->resolved)
+	{
+		Resolved   *resolved = lfirst(lc);
+
+		if (resolved->relid == relid && resolved->attnum == attnum)
+			return true;
+	}
+	return false;
 }
 
 static void
 resolve_table(Attach *attach, const CanonicalName *canonical)
 {
-	const Mapped *mapped = find_mapped(attach, canonical->relation, "");
+	const Mapped *mapped = attach_find_mapped(attach->mapped, canonical->relation,
+											 "");
 	const char *schema = attach->app_schema;
 	const char *name = canonical->relation;
 	char	   *full_name;
@@ -494,7 +388,7 @@ resolve_table(Attach *attach, const CanonicalName *canonical)
 	{
 		if (canonical->need == NEEDED)
 			add_problem(attach, canonical, "is mapped to null, but needed",
-						mapping_remedy(attach, canonical->relation));
+						mapping_remedy(attach, canonical));
 		else
 			add_row(attach, canonical, "optional");
 		return;
@@ -508,11 +402,15 @@ resolve_table(Attach *attach, const CanonicalName *canonical)
 	else if (!OidIsValid(relid))
 		add_problem(attach, canonical,
 					psprintf("%s does not exist", full_name),
-					mapping_remedy(attach, canonical->relation));
+					mapping_remedy(attach, canonical));
 	else if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
 		add_problem(attach, canonical,
 					psprintf("%s is not a table", full_name),
-					mapping_remedy(attach, canonical->relation));
+					mapping_remedy(attach, canonical));
+	else if (is_bound_already(attach, relid, 0))
+		add_problem(attach, canonical,
+					psprintf("%s is bound to another name already", full_name),
+					mapping_remedy(attach, canonical));
 	else
 		add_resolved(attach, canonical, schema, name, relid, 0);
 }
@@ -551,37 +449,45 @@ type_fits(NameType wanted, Oid type)
 			return base == TIMEOID;
 		case TYPE_INTEGER:
 			return base == INT2OID || base == INT4OID || base == INT8OID;
+		case TYPE_BIGINT:
+			return base == INT8OID;
 		case TYPE_BOOLEAN:
 			return base == BOOLOID;
 		case TYPE_JSONB:
 			return base == JSONBOID;
 	}
-	return false;
+	pg_unreachable();
 }
 
 static void
-check_labels(Attach *attach, const CanonicalName *canonical, Oid type)
+check_labels(Attach *attach, const CanonicalName *canonical,
+			 const Labels *used, Oid enumtype)
+{
+	for (const char *const *label = used->labels; *label != NULL; label++)
+	{
+		if (SearchSysCacheExists2(ENUMTYPOIDNAME, ObjectIdGetDatum(enumtype),
+								  CStringGetDatum(*label)))
+			continue;
+		add_problem(attach, canonical,
+					psprintf("type %s has no label '%s'",
+							 format_type_be_qualified(enumtype), *label),
+					template_ddl("ALTER TYPE %s ADD VALUE '%s';",
+								 format_type_be_qualified(enumtype), *label));
+	}
+}
+
+static void
+check_enum(Attach *attach, const CanonicalName *canonical, Oid type)
 {
 	Oid			base = getBaseType(type);
 
-	if (canonical->type != TYPE_STATUS || !type_is_enum(base))
+	if (!type_is_enum(base))
 		return;
-	for (int i = 0; i < lengthof(status_labels); i++)
+	for (int i = 0; i < lengthof(used_labels); i++)
 	{
-		if (strcmp(status_labels[i].relation, canonical->relation) != 0)
-			continue;
-		for (const char *const *label = status_labels[i].labels;
-			 *label != NULL; label++)
-		{
-			if (!SearchSysCacheExists2(ENUMTYPOIDNAME, ObjectIdGetDatum(base),
-									   CStringGetDatum(*label)))
-				add_problem(attach, canonical,
-							psprintf("type %s has no label '%s'",
-									 format_type_be_qualified(base), *label),
-							template_ddl("ALTER TYPE %s ADD VALUE '%s';",
-										 format_type_be_qualified(base),
-										 *label));
-		}
+		if (strcmp(used_labels[i].relation, canonical->relation) == 0 &&
+			strcmp(used_labels[i].attribute, canonical->attribute) == 0)
+			check_labels(attach, canonical, &used_labels[i], base);
 	}
 }
 
@@ -601,6 +507,32 @@ column_is_missing(Attach *attach, const CanonicalName *canonical,
 							 type_names[canonical->type]));
 }
 
+/*
+ * DDL that gives a column the type it needs.  A timestamp without time zone is
+ * taken as UTC, whatever the session's TimeZone.  Where no cast leads from one
+ * type to the other, a new column is needed.
+ */
+static char *
+type_remedy(const CanonicalName *canonical, const char *table,
+			const char *name, Oid type)
+{
+	const char *type_name = type_names[canonical->type];
+	Oid			cast;
+
+	if (canonical->type == TYPE_TIMESTAMPTZ && getBaseType(type) == TIMESTAMPOID)
+		return template_ddl("ALTER TABLE %s ALTER COLUMN %I TYPE %s USING %I AT TIME ZONE 'UTC';",
+							table, name, type_name, name);
+	if (find_coercion_pathway(type_oids[canonical->type], getBaseType(type),
+							  COERCION_EXPLICIT, &cast) != COERCION_PATH_NONE)
+		return template_ddl("ALTER TABLE %s ALTER COLUMN %I TYPE %s USING %I::%s;",
+							table, name, type_name, name, type_name);
+	name = psprintf("%s_%s", name, canonical->attribute);
+	return template_ddl("ALTER TABLE %s ADD COLUMN %I %s%s;", table, name,
+						type_name, canonical->type == TYPE_UUID &&
+						strcmp(canonical->attribute, "id") == 0 ?
+						" NOT NULL DEFAULT gen_random_uuid()" : "");
+}
+
 static void
 bind_column(Attach *attach, const CanonicalName *canonical,
 			const Resolved *table, const char *name, HeapTuple tuple)
@@ -616,14 +548,35 @@ bind_column(Attach *attach, const CanonicalName *canonical,
 					psprintf("column %s of %s is of type %s, not %s",
 							 quote_identifier(name), table_name,
 							 format_type_be(type), type_names[canonical->type]),
-					template_ddl("ALTER TABLE %s ALTER COLUMN %I TYPE %s USING %I::%s;",
-								 table_name, name, type_names[canonical->type],
-								 name, type_names[canonical->type]));
+					type_remedy(canonical, table_name, name, type));
+		return;
+	}
+	if (is_bound_already(attach, table->relid, attribute->attnum))
+	{
+		add_problem(attach, canonical,
+					psprintf("column %s of %s is bound to another name already",
+							 quote_identifier(name), table_name),
+					template_ddl("ALTER TABLE %s ADD COLUMN %I %s;", table_name,
+								 canonical->attribute,
+								 type_names[canonical->type]));
 		return;
 	}
 	add_resolved(attach, canonical, NULL, name, table->relid,
 				 attribute->attnum);
-	check_labels(attach, canonical, type);
+	check_enum(attach, canonical, type);
+}
+
+/* a name that the mapping leaves unbound on purpose */
+static void
+column_is_null(Attach *attach, const CanonicalName *canonical)
+{
+	if (canonical->need == NEEDED)
+		add_problem(attach, canonical, "is mapped to null, but needed",
+					psprintf("SELECT * FROM cusown_attach(%s, '{\"%s\": {\"columns\": {\"%s\": \"its name\"}}}');",
+							 quote_literal_cstr(attach->app_schema),
+							 canonical->relation, canonical->attribute));
+	else
+		add_row(attach, canonical, "optional");
 }
 
 static void
@@ -631,7 +584,7 @@ resolve_column(Attach *attach, const CanonicalName *canonical)
 {
 	const Resolved *table = attach_find(attach->resolved, canonical->relation,
 										"");
-	const Mapped *mapped = find_mapped(attach, canonical->relation,
+	const Mapped *mapped = attach_find_mapped(attach->mapped, canonical->relation,
 									   canonical->attribute);
 	const char *name = mapped == NULL ? canonical->attribute : mapped->name;
 	const char *table_name;
@@ -642,8 +595,7 @@ resolve_column(Attach *attach, const CanonicalName *canonical)
 	table_name = quote_qualified_identifier(table->schema, table->name);
 	if (name == NULL)
 	{
-		column_is_missing(attach, canonical, table_name, canonical->attribute,
-						  canonical->need == NEEDED);
+		column_is_null(attach, canonical);
 		return;
 	}
 	tuple = SearchSysCacheAttName(table->relid, name);
@@ -662,33 +614,67 @@ resolve_column(Attach *attach, const CanonicalName *canonical)
 	ReleaseSysCache(tuple);
 }
 
-/* whether every name of the group is bound */
+/* how many names of a group of slot times are bound, or not */
+static int
+count_group(const Attach *attach, Need group, bool bound)
+{
+	int			count = 0;
+
+	for (int i = 0; i < lengthof(canonical_names); i++)
+	{
+		if (canonical_names[i].need == group &&
+			bound == (attach_find(attach->resolved,
+								  canonical_names[i].relation,
+								  canonical_names[i].attribute) != NULL))
+			count++;
+	}
+	return count;
+}
+
 static bool
-has_group(const Attach *attach, Need group)
+has_problem(const Attach *attach, Need group)
+{
+	for (int i = 0; i < lengthof(canonical_names); i++)
+	{
+		AttachRow  *row;
+
+		if (canonical_names[i].need != group)
+			continue;
+		row = find_row(attach, &canonical_names[i]);
+		if (row != NULL && strcmp(row->status, "missing") == 0)
+			return true;
+	}
+	return false;
+}
+
+static void
+ask_for_group(Attach *attach, Need group, const Resolved *slots)
 {
 	for (int i = 0; i < lengthof(canonical_names); i++)
 	{
 		if (canonical_names[i].need == group &&
 			attach_find(attach->resolved, canonical_names[i].relation,
 						canonical_names[i].attribute) == NULL)
-			return false;
+			column_is_missing(attach, &canonical_names[i],
+							  quote_qualified_identifier(slots->schema,
+														 slots->name),
+							  canonical_names[i].attribute, true);
 	}
-	return true;
 }
 
+/* one way to tell a slot's times must be whole: the one that is nearer */
 static void
 check_slot_times(Attach *attach)
 {
 	const Resolved *slots = attach_find(attach->resolved, "slots", "");
+	Need		nearer = count_group(attach, WALL_CLOCK, true) >
+		count_group(attach, INSTANT, true) ? WALL_CLOCK : INSTANT;
 
-	if (slots == NULL || has_group(attach, WALL_CLOCK) ||
-		has_group(attach, INSTANT))
+	if (slots == NULL || count_group(attach, WALL_CLOCK, false) == 0 ||
+		count_group(attach, INSTANT, false) == 0 ||
+		has_problem(attach, WALL_CLOCK) || has_problem(attach, INSTANT))
 		return;
-	add_problem(attach, find_canonical("slots", "date"),
-				"neither date, start_time and end_time nor starts_at and ends_at are all there",
-				template_ddl("ALTER TABLE %s ADD COLUMN starts_at timestamp with time zone, ADD COLUMN ends_at timestamp with time zone;",
-							 quote_qualified_identifier(slots->schema,
-														slots->name)));
+	ask_for_group(attach, nearer, slots);
 }
 
 static void
@@ -786,7 +772,7 @@ attach_body(void *state)
 	Attach	   *attach = state;
 
 	initStringInfo(&attach->problems);
-	read_mapping(attach);
+	attach->mapped = attach_read_mapping(attach->mapping);
 	if (!attach->dry_run)
 		binding_lock_for_change();
 	if (!OidIsValid(get_namespace_oid(attach->app_schema, true)))

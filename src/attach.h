@@ -8,7 +8,9 @@
 #ifndef CUSOWN_ATTACH_H
 #define CUSOWN_ATTACH_H
 
+#include "access/attnum.h"
 #include "nodes/pg_list.h"
+#include "utils/jsonb.h"
 
 /* one row of cusown_attach()'s result */
 typedef struct AttachRow
@@ -33,6 +35,19 @@ typedef struct Resolved
 	AttrNumber	attnum;			/* 0 for the relation itself */
 } Resolved;
 
+/* what the caller's mapping says about one canonical name */
+typedef struct Mapped
+{
+	const char *relation;
+	const char *attribute;		/* "" for the relation itself */
+	const char *schema;			/* or NULL */
+	const char *name;			/* NULL: do not bind */
+} Mapped;
+
+extern bool attach_is_canonical(const char *relation, const char *attribute);
+extern List *attach_read_mapping(Jsonb *mapping);
+extern const Mapped *attach_find_mapped(List *mapped, const char *relation,
+										const char *attribute);
 extern const Resolved *attach_find(List *resolved, const char *relation,
 								   const char *attribute);
 extern List *attach_advice(List *resolved);

@@ -39,6 +39,9 @@ CREATE TRIGGER invalidate_binding
 AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON cusown_ops.binding
 FOR EACH STATEMENT EXECUTE FUNCTION cusown_ops.invalidate_binding();
 
+-- also where replication or a restore writes the rows
+ALTER TABLE cusown_ops.binding ENABLE ALWAYS TRIGGER invalidate_binding;
+
 CREATE FUNCTION @extschema@.cusown_attach(
   app_schema name DEFAULT 'public',
   mapping jsonb DEFAULT '{}',

@@ -16,18 +16,19 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/pg_attribute.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
-#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/optimizer.h"
-#include "parser/parse_coerce.h"
+#include "parser/parse_collate.h"
+#include "parser/parse_expr.h"
+#include "parser/parse_relation.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/syscache.h"
-#include "utils/typcache.h"
 
 #include "attach.h"
 #include "template.h"
@@ -63,38 +64,89 @@ warning(const char *relation, const char *attribute, const char *remedy)
 	return row;
 }
 
-/* the expression status = 'label', as the table's planner would see it */
-static Expr *
-status_is(Oid relid, AttrNumber attnum, const char *label)
+static const Resolved *
+table_of(List *resolved, const char *relation)
 {
-	Oid			type;
-	int32		typmod;
-	Oid			collation;
-	Oid			base;
-	Oid			input;
-	Oid			ioparam;
-	TypeCacheEntry *entry;
-	Expr	   *column;
-	Const	   *constant;
+	return attach_find(resolved, relation, "");
+}
 
-	get_atttypetypmodcoll(relid, attnum, &type, &typmod, &collation);
-	column = (Expr *) makeVar(1, attnum, type, typmod, collation, 0);
-	base = getBaseType(type);
-	if (!type_is_enum(base) && base != TEXTOID)
+static char *
+full_name(const Resolved *table)
+{
+	return quote_qualified_identifier(table->schema, table->name);
+}
+
+/* no operator takes a domain over an enum */
+static bool
+is_enum_domain(Oid type)
+{
+	return type_is_enum(getBaseType(type)) && !type_is_enum(type);
+}
+
+/* status = 'label', or NULL where the status is not bound; for DDL */
+static char *
+status_condition(const Lookup *lookup, List *resolved)
+{
+	const Resolved *status = attach_find(resolved, lookup->relation, "status");
+	Oid			type;
+
+	if (lookup->status == NULL || status == NULL)
+		return NULL;
+	type = get_atttype(status->relid, status->attnum);
+	if (is_enum_domain(type))
+		return template_ddl("%I::%s = '%s'", status->name,
+							format_type_be_qualified(getBaseType(type)),
+							lookup->status);
+	return template_ddl("%I = '%s'", status->name, lookup->status);
+}
+
+/* the same as a parse tree; = is not looked up by the search_path */
+static Node *
+raw_status_condition(const Lookup *lookup, const Resolved *status)
+{
+	ColumnRef  *column = makeNode(ColumnRef);
+	A_Const    *label = makeNode(A_Const);
+	Oid			type = get_atttype(status->relid, status->attnum);
+	Node	   *left = (Node *) column;
+
+	column->fields = list_make1(makeString(pstrdup(status->name)));
+	column->location = -1;
+	label->val.sval.type = T_String;
+	label->val.sval.sval = pstrdup(lookup->status);
+	label->location = -1;
+	if (is_enum_domain(type))
 	{
-		column = (Expr *) makeRelabelType(column, TEXTOID, -1, collation,
-										  COERCE_IMPLICIT_CAST);
-		base = TEXTOID;
+		TypeCast   *cast = makeNode(TypeCast);
+
+		cast->arg = left;
+		cast->typeName = makeTypeNameFromOid(getBaseType(type), -1);
+		cast->location = -1;
+		left = (Node *) cast;
 	}
-	entry = lookup_type_cache(base, TYPECACHE_EQ_OPR);
-	getTypeInputInfo(base, &input, &ioparam);
-	constant = makeConst(base, -1, collation, get_typlen(base),
-						 OidInputFunctionCall(input, unconstify(char *, label),
-											  ioparam, -1),
-						 false, get_typbyval(base));
-	return make_opclause(entry->eq_opr, BOOLOID, false, column,
-						 (Expr *) constant, InvalidOid,
-						 type_is_enum(base) ? InvalidOid : collation);
+	return (Node *) makeA_Expr(AEXPR_OP,
+							   list_make2(makeString("pg_catalog"),
+										  makeString("=")),
+							   left, (Node *) label, -1);
+}
+
+/* the expression as the planner would see it in a query on the table */
+static Node *
+planned_status_condition(const Lookup *lookup, const Resolved *status)
+{
+	Relation	relation = table_open(status->relid, AccessShareLock);
+	ParseState *pstate = make_parsestate(NULL);
+	ParseNamespaceItem *item;
+	Node	   *condition;
+
+	item = addRangeTableEntryForRelation(pstate, relation, AccessShareLock,
+										 NULL, false, true);
+	addNSItemToQuery(pstate, item, false, true, true);
+	condition = transformExpr(pstate, raw_status_condition(lookup, status),
+							  EXPR_KIND_INDEX_PREDICATE);
+	assign_expr_collations(pstate, condition);
+	free_parsestate(pstate);
+	table_close(relation, AccessShareLock);
+	return eval_const_expressions(NULL, condition);
 }
 
 /* whether the index holds every row that the look-up asks for */
@@ -103,14 +155,15 @@ covers_rows(Relation index, const Lookup *lookup, List *resolved)
 {
 	List	   *predicate = RelationGetIndexPredicate(index);
 	const Resolved *status = attach_find(resolved, lookup->relation, "status");
-	Expr	   *wanted;
 
 	if (predicate == NIL)
 		return true;
 	if (lookup->status == NULL || status == NULL)
 		return false;
-	wanted = status_is(status->relid, status->attnum, lookup->status);
-	return predicate_implied_by(predicate, list_make1(wanted), false);
+	return predicate_implied_by(predicate,
+								list_make1(planned_status_condition(lookup,
+																	status)),
+								false);
 }
 
 static AttrNumber
@@ -145,10 +198,31 @@ leads_with_columns(Form_pg_index index, const Lookup *lookup, List *resolved)
 	return true;
 }
 
-/* unique over the look-up's column, or over it and its business */
 static bool
-makes_unique(Form_pg_index index, const Lookup *lookup, List *resolved)
+is_not_null(Oid relid, AttrNumber attnum)
 {
+	HeapTuple	tuple = SearchSysCacheAttNum(relid, attnum);
+	bool		not_null;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	not_null = ((Form_pg_attribute) GETSTRUCT(tuple))->attnotnull;
+	ReleaseSysCache(tuple);
+	return not_null;
+}
+
+/*
+ * Unique over the look-up's column, or over it and its business, which must
+ * be known then.
+ */
+static bool
+makes_unique(Form_pg_index index, const Lookup *lookup, List *resolved,
+			 bool business_known)
+{
+	AttrNumber	column = attnum_of(resolved, lookup->relation,
+								   lookup->columns[0]);
+	AttrNumber	business = attnum_of(resolved, lookup->relation,
+									 "business_id");
 	bool		has_column = false;
 
 	if (!index->indisunique || !index->indimmediate)
@@ -157,22 +231,23 @@ makes_unique(Form_pg_index index, const Lookup *lookup, List *resolved)
 	{
 		AttrNumber	attnum = index->indkey.values[i];
 
-		if (attnum == attnum_of(resolved, lookup->relation, lookup->columns[0]))
+		if (attnum == column)
 			has_column = true;
-		else if (attnum == InvalidAttrNumber ||
-				 attnum != attnum_of(resolved, lookup->relation, "business_id"))
+		else if (attnum == InvalidAttrNumber || attnum != business ||
+				 !business_known)
 			return false;
 	}
 	return has_column;
 }
 
 static bool
-index_serves(Oid indexid, const Lookup *lookup, List *resolved)
+index_serves(Oid indexid, const Lookup *lookup, List *resolved,
+			 bool business_known)
 {
 	Relation	index = index_open(indexid, AccessShareLock);
 	Form_pg_index form = index->rd_index;
 	bool		serves = form->indisvalid && form->indisready &&
-		(lookup->unique ? makes_unique(form, lookup, resolved) :
+		(lookup->unique ? makes_unique(form, lookup, resolved, business_known) :
 		 leads_with_columns(form, lookup, resolved)) &&
 		covers_rows(index, lookup, resolved);
 
@@ -181,7 +256,7 @@ index_serves(Oid indexid, const Lookup *lookup, List *resolved)
 }
 
 static bool
-is_served(Oid relid, const Lookup *lookup, List *resolved)
+is_served(Oid relid, const Lookup *lookup, List *resolved, bool business_known)
 {
 	Relation	relation = table_open(relid, AccessShareLock);
 	List	   *indexes = RelationGetIndexList(relation);
@@ -190,7 +265,7 @@ is_served(Oid relid, const Lookup *lookup, List *resolved)
 
 	foreach(lc, indexes)
 	{
-		if (index_serves(lfirst_oid(lc), lookup, resolved))
+		if (index_serves(lfirst_oid(lc), lookup, resolved, business_known))
 		{
 			served = true;
 			break;
@@ -220,28 +295,63 @@ column_list(const Lookup *lookup, List *resolved)
 	return list.data;
 }
 
+/*
+ * Indexes of a partitioned table cannot be built concurrently, and a unique
+ * one needs the partition key, which is the business.
+ */
 static char *
 index_ddl(const Lookup *lookup, const Resolved *table, const char *columns,
 		  List *resolved)
 {
-	const Resolved *status = attach_find(resolved, lookup->relation, "status");
-	char	   *where = "";
+	const Resolved *business = attach_find(resolved, lookup->relation,
+										   "business_id");
+	bool		partitioned = get_rel_relkind(table->relid) ==
+	RELKIND_PARTITIONED_TABLE;
+	char	   *condition = status_condition(lookup, resolved);
 
-	if (lookup->status != NULL && status != NULL)
-		where = template_ddl(" WHERE %I = '%s'", status->name, lookup->status);
-	return template_ddl("CREATE %sINDEX CONCURRENTLY ON %s (%s)%s;",
+	if (lookup->unique && partitioned && business != NULL)
+		columns = psprintf("%s, %s", columns, quote_identifier(business->name));
+	return template_ddl("CREATE %sINDEX %sON %s (%s)%s%s;",
 						lookup->unique ? "UNIQUE " : "",
-						quote_qualified_identifier(table->schema, table->name),
-						columns, where);
+						partitioned ? "" : "CONCURRENTLY ",
+						full_name(table), columns,
+						condition == NULL ? "" : " WHERE ",
+						condition == NULL ? "" : condition);
+}
+
+static char *
+not_null_ddl(const Resolved *table, const Resolved *column)
+{
+	return template_ddl("ALTER TABLE %s ALTER COLUMN %I SET NOT NULL;",
+						full_name(table), column->name);
+}
+
+/* the DDL that is lacking, or NULL */
+static char *
+index_remedy(const Lookup *lookup, const Resolved *table, const char *columns,
+			 List *resolved)
+{
+	const Resolved *business = attach_find(resolved, lookup->relation,
+										   "business_id");
+	bool		known = business != NULL &&
+	is_not_null(business->relid, business->attnum);
+
+	if (is_served(table->relid, lookup, resolved, known))
+		return NULL;
+	if (business != NULL && is_served(table->relid, lookup, resolved, true))
+		return not_null_ddl(table, business);
+	return index_ddl(lookup, table, columns, resolved);
 }
 
 static List *
 advise_index(List *rows, const Lookup *lookup, List *resolved)
 {
-	const Resolved *table = attach_find(resolved, lookup->relation, "");
+	const Resolved *table = table_of(resolved, lookup->relation);
 	char	   *columns = table == NULL ? NULL : column_list(lookup, resolved);
+	char	   *remedy = columns == NULL ? NULL :
+	index_remedy(lookup, table, columns, resolved);
 
-	if (columns == NULL || is_served(table->relid, lookup, resolved))
+	if (remedy == NULL)
 		return rows;
 	return lappend(rows,
 				   warning(lookup->relation,
@@ -250,7 +360,7 @@ advise_index(List *rows, const Lookup *lookup, List *resolved)
 									lookup->status == NULL ? "" : " where ",
 									lookup->status == NULL ? "" :
 									lookup->status),
-						   index_ddl(lookup, table, columns, resolved)));
+						   remedy));
 }
 
 static List *
@@ -272,26 +382,13 @@ static List *
 advise_not_null(List *rows, List *resolved, const char *relation,
 				const char *attribute)
 {
-	const Resolved *table = attach_find(resolved, relation, "");
 	const Resolved *column = attach_find(resolved, relation, attribute);
-	HeapTuple	tuple;
-	bool		not_null;
 
-	if (column == NULL)
-		return rows;
-	tuple = SearchSysCacheAttNum(column->relid, column->attnum);
-	if (!HeapTupleIsValid(tuple))
-		return rows;
-	not_null = ((Form_pg_attribute) GETSTRUCT(tuple))->attnotnull;
-	ReleaseSysCache(tuple);
-	if (not_null)
+	if (column == NULL || is_not_null(column->relid, column->attnum))
 		return rows;
 	return lappend(rows,
 				   warning(relation, psprintf("%s may be null", attribute),
-						   template_ddl("ALTER TABLE %s ALTER COLUMN %I SET NOT NULL;",
-										quote_qualified_identifier(table->schema,
-																   table->name),
-										column->name)));
+						   not_null_ddl(table_of(resolved, relation), column)));
 }
 
 /* the warnings, of AttachRow */

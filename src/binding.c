@@ -197,8 +197,8 @@ unresolved(const char *app_schema, const char *what)
 			 errmsg("%s does not exist", what),
 			 errdetail("The binding of application schema \"%s\" names it.",
 					   app_schema),
-			 errhint("Call cusown_attach('%s') again, with a mapping where names have changed.",
-					 app_schema)));
+			 errhint("Call cusown_attach(%s) again, with a mapping where names have changed.",
+					 quote_literal_cstr(app_schema))));
 }
 
 static BoundRelation *
@@ -310,7 +310,8 @@ load_binding(const char *app_schema)
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_NOT_ATTACHED),
 				 errmsg("application schema \"%s\" is not attached", app_schema),
-				 errhint("Call cusown_attach('%s').", app_schema)));
+				 errhint("Call cusown_attach(%s).",
+						 quote_literal_cstr(app_schema))));
 
 	caller = MemoryContextSwitchTo(context);
 	binding = palloc0(sizeof(Binding));

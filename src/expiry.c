@@ -90,6 +90,7 @@ typedef struct DueBookings
 /* what is due, at which moment */
 typedef struct DueRule
 {
+	Interval	older_than;
 	TimestampTz as_of;
 	TimestampTz created_before; /* due is what was created before this */
 	TimestampTz in_flight_after;	/* payments created later are in flight */
@@ -320,7 +321,7 @@ static const Template expire_and_free = {
 static const ProposedChange cancellation = {
 	"bookings",
 	{
-		"SELECT b.* FROM {bookings} b WHERE b.{bookings.id} = ANY ($1)",
+		"SELECT b.tableoid, b.* FROM {bookings} b WHERE b.{bookings.id} = ANY ($1)",
 		1, {UUIDARRAYOID}
 	},
 	5,
@@ -854,6 +855,7 @@ due_rule(FunctionCallInfo fcinfo, int older_than_arg, TimestampTz as_of)
 		older_than = PG_GETARG_INTERVAL_P(older_than_arg);
 		verb_check_interval(older_than, "older_than");
 	}
+	rule.older_than = *older_than;
 	rule.as_of = as_of;
 	rule.created_before = verb_before(as_of, older_than);
 	rule.in_flight_after = verb_before(as_of, &grace);
@@ -932,9 +934,7 @@ typedef struct Report
 static TimestampTz
 due_since(const DueRule *rule, const DueBooking *booking)
 {
-	if (TIMESTAMP_NOT_FINITE(booking->created_at))
-		return booking->created_at;
-	return booking->created_at + (rule->as_of - rule->created_before);
+	return verb_after(booking->created_at, &rule->older_than);
 }
 
 static void

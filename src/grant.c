@@ -22,6 +22,8 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -32,6 +34,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rls.h"
+#include "utils/syscache.h"
 
 #include "binding.h"
 #include "compat.h"
@@ -59,17 +62,16 @@ static const Profile profiles[] = {
 typedef struct FunctionRight
 {
 	const char *name;
-	bool		is_private;		/* in our own schema */
 	int			profiles;
 } FunctionRight;
 
 static const FunctionRight function_rights[] = {
-	{"cusown_due_bookings", false, MONITOR | APPLICATION | OPERATOR},
-	{"shipped_transitions", true, MONITOR | APPLICATION | OPERATOR},
-	{"cusown_expire_bookings", false, APPLICATION | OPERATOR},
-	{"cusown_attention_resolve", false, OPERATOR},
-	{"cusown_attach", false, OPERATOR},
-	{"cusown_detach", false, OPERATOR},
+	{"cusown_due_bookings", MONITOR | APPLICATION | OPERATOR},
+	{"shipped_transitions", MONITOR | APPLICATION | OPERATOR},
+	{"cusown_expire_bookings", APPLICATION | OPERATOR},
+	{"cusown_attention_resolve", OPERATOR},
+	{"cusown_attach", OPERATOR},
+	{"cusown_detach", OPERATOR},
 };
 
 /* rights on our tables and views */
@@ -132,7 +134,7 @@ PG_FUNCTION_INFO_V1(cusown_revoke_default_privileges);
 
 /* every object of this extension that has an ACL, and who is in it */
 static const Template member_acls = {
-	"SELECT o.kind, o.schema::text AS schema, o.name::text AS name,"
+	"SELECT o.kind, o.oid, o.schema::text AS schema, o.name::text AS name,"
 	" x.grantee"
 	" FROM pg_catalog.pg_extension e"
 	" JOIN pg_catalog.pg_depend d ON d.refclassid ="
@@ -158,6 +160,17 @@ static const Template member_acls = {
 	0, {0}
 };
 
+/* the extension's function $1 */
+static const Template member_function = {
+	"SELECT p.oid FROM pg_catalog.pg_proc p"
+	" JOIN pg_catalog.pg_depend d ON d.classid ="
+	" 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'"
+	" AND d.refclassid = 'pg_catalog.pg_extension'::regclass"
+	" JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid"
+	" WHERE e.extname = 'cusown_ops' AND p.proname = $1::name",
+	1, {TEXTOID}
+};
+
 static const Template extension_schema = {
 	"SELECT n.nspname::text AS schema FROM pg_catalog.pg_extension e"
 	" JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace"
@@ -165,14 +178,24 @@ static const Template extension_schema = {
 	0, {0}
 };
 
+/* by its argument types: somebody may have overloaded the name */
 static Node *
-function_object(const char *schema, const char *name)
+function_object(Oid function)
 {
 	ObjectWithArgs *object = makeNode(ObjectWithArgs);
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Form_pg_proc form;
 
-	object->objname = list_make2(makeString(pstrdup(schema)),
-								 makeString(pstrdup(name)));
-	object->args_unspecified = true;
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	form = (Form_pg_proc) GETSTRUCT(tuple);
+	object->objname = list_make2(makeString(get_namespace_name(form->pronamespace)),
+								 makeString(pstrdup(NameStr(form->proname))));
+	for (int i = 0; i < form->pronargs; i++)
+		object->objargs = lappend(object->objargs,
+								  makeTypeNameFromOid(form->proargtypes.values[i],
+													  -1));
+	ReleaseSysCache(tuple);
 	return (Node *) object;
 }
 
@@ -219,23 +242,6 @@ grant_or_revoke(bool is_grant, ObjectType type, Node *object,
 	CommandCounterIncrement();
 }
 
-static void
-revoke_all(const char *kind, const char *schema, const char *name, Oid grantee)
-{
-	if (strcmp(kind, "f") == 0)
-		grant_or_revoke(false, OBJECT_FUNCTION, function_object(schema, name),
-						NULL, grantee);
-	else if (strcmp(kind, "r") == 0)
-		grant_or_revoke(false, OBJECT_TABLE, table_object(schema, name),
-						NULL, grantee);
-	else if (strcmp(kind, "s") == 0)
-		grant_or_revoke(false, OBJECT_SEQUENCE, table_object(schema, name),
-						NULL, grantee);
-	else
-		grant_or_revoke(false, OBJECT_SCHEMA,
-						(Node *) makeString(pstrdup(name)), NULL, grantee);
-}
-
 static char *
 text_column(uint64 row, const char *column)
 {
@@ -245,23 +251,39 @@ text_column(uint64 row, const char *column)
 	return isnull ? NULL : TextDatumGetCString(value);
 }
 
+/* a row of member_acls */
+static void
+revoke_all(uint64 row)
+{
+	bool		isnull;
+	Oid			oid = DatumGetObjectId(template_column(row, "oid", &isnull));
+	Oid			grantee = DatumGetObjectId(template_column(row, "grantee",
+														   &isnull));
+	char	   *kind = text_column(row, "kind");
+	char	   *schema = text_column(row, "schema");
+	char	   *name = text_column(row, "name");
+
+	if (strcmp(kind, "f") == 0)
+		grant_or_revoke(false, OBJECT_FUNCTION, function_object(oid), NULL,
+						grantee);
+	else if (strcmp(kind, "r") == 0)
+		grant_or_revoke(false, OBJECT_TABLE, table_object(schema, name),
+						NULL, grantee);
+	else if (strcmp(kind, "s") == 0)
+		grant_or_revoke(false, OBJECT_SEQUENCE, table_object(schema, name),
+						NULL, grantee);
+	else
+		grant_or_revoke(false, OBJECT_SCHEMA, (Node *) makeString(name), NULL,
+						grantee);
+}
+
 static void
 revoke_body(void *state)
 {
 	uint64		rows = template_execute(NULL, &member_acls, NULL, NULL, false);
-	SPITupleTable *table = SPI_tuptable;
 
 	for (uint64 row = 0; row < rows; row++)
-	{
-		bool		isnull;
-		Oid			grantee;
-
-		/* a nested statement may have moved it */
-		SPI_tuptable = table;
-		grantee = DatumGetObjectId(template_column(row, "grantee", &isnull));
-		revoke_all(text_column(row, "kind"), text_column(row, "schema"),
-				   text_column(row, "name"), grantee);
-	}
+		revoke_all(row);
 }
 
 /*
@@ -302,8 +324,20 @@ put_ddl(const Grant *grant, char *ddl)
 						 values, nulls);
 }
 
+static Oid
+our_function(const char *name)
+{
+	Datum		values[1];
+	bool		isnull;
+
+	values[0] = CStringGetTextDatum(name);
+	if (template_execute(NULL, &member_function, values, NULL, false) != 1)
+		elog(ERROR, "the extension has no function \"%s\"", name);
+	return DatumGetObjectId(template_column(0, "oid", &isnull));
+}
+
 static void
-grant_functions(const Grant *grant, const char *public_schema)
+grant_functions(const Grant *grant)
 {
 	for (int i = 0; i < lengthof(function_rights); i++)
 	{
@@ -311,9 +345,7 @@ grant_functions(const Grant *grant, const char *public_schema)
 
 		if ((right->profiles & grant->profile) != 0)
 			grant_or_revoke(true, OBJECT_FUNCTION,
-							function_object(right->is_private ?
-											CUSOWN_SCHEMA : public_schema,
-											right->name),
+							function_object(our_function(right->name)),
 							"execute", grant->role);
 	}
 }
@@ -344,6 +376,13 @@ ask_for_schema(const Grant *grant, const char *schema)
 								grant->role_name));
 }
 
+static bool
+is_wanted(const Grant *grant, const ApplicationRight *right,
+		  const BoundRelation *table)
+{
+	return (right->profiles & grant->profile) != 0 && table != NULL;
+}
+
 static void
 ask_for_tables(const Grant *grant, const Binding *binding)
 {
@@ -352,13 +391,35 @@ ask_for_tables(const Grant *grant, const Binding *binding)
 		const ApplicationRight *right = &application_rights[i];
 		const BoundRelation *table = binding_relation(binding, right->relation);
 
-		if ((right->profiles & grant->profile) == 0 || table == NULL ||
+		if (!is_wanted(grant, right, table) ||
 			pg_class_aclcheck(table->relid, grant->role, right->mode) == ACLCHECK_OK)
 			continue;
 		put_ddl(grant, template_ddl("GRANT %s ON %s TO %I;", right->privilege,
 									quote_qualified_identifier(table->schema,
 															   table->name),
 									grant->role_name));
+	}
+}
+
+/* tables may be bound in several schemas, which are asked for once each */
+static void
+ask_for_schemas(const Grant *grant, const Binding *binding)
+{
+	List	   *asked = NIL;
+
+	for (int i = 0; i < lengthof(application_rights); i++)
+	{
+		const ApplicationRight *right = &application_rights[i];
+		const BoundRelation *table = binding_relation(binding, right->relation);
+		Oid			schema;
+
+		if (!is_wanted(grant, right, table))
+			continue;
+		schema = get_rel_namespace(table->relid);
+		if (list_member_oid(asked, schema))
+			continue;
+		asked = lappend_oid(asked, schema);
+		ask_for_schema(grant, table->schema);
 	}
 }
 
@@ -370,7 +431,7 @@ ask_for_bypassrls(const Grant *grant, const Binding *binding)
 		const ApplicationRight *right = &application_rights[i];
 		const BoundRelation *table = binding_relation(binding, right->relation);
 
-		if ((right->profiles & grant->profile) == 0 || table == NULL ||
+		if (!is_wanted(grant, right, table) ||
 			check_enable_rls(table->relid, grant->role, true) != RLS_ENABLED)
 			continue;
 		put_ddl(grant, template_ddl("ALTER ROLE %I BYPASSRLS;",
@@ -382,11 +443,27 @@ ask_for_bypassrls(const Grant *grant, const Binding *binding)
 static void
 ask_for_application_rights(const Grant *grant, const Binding *binding)
 {
-	const BoundRelation *bookings = binding_relation(binding, "bookings");
-
-	ask_for_schema(grant, bookings->schema);
+	ask_for_schemas(grant, binding);
 	ask_for_tables(grant, binding);
 	ask_for_bypassrls(grant, binding);
+}
+
+/* GRANT by somebody else would only warn, and grant nothing */
+static void
+check_owner(void)
+{
+	HeapTuple	tuple = SearchSysCache1(NAMESPACENAME,
+										CStringGetDatum(CUSOWN_SCHEMA));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for schema \"%s\"", CUSOWN_SCHEMA);
+	owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
+	ReleaseSysCache(tuple);
+	if (!has_privs_of_role(GetUserId(), owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of extension cusown_ops")));
 }
 
 static char *
@@ -403,7 +480,8 @@ grant_body(void *state)
 	char	   *schema = public_schema();
 	ListCell   *lc;
 
-	grant_functions(grant, schema);
+	check_owner();
+	grant_functions(grant);
 	grant_tables(grant);
 	grant_or_revoke(true, OBJECT_SCHEMA,
 					(Node *) makeString(pstrdup(CUSOWN_SCHEMA)), "usage",

@@ -18,6 +18,8 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "utils/lsyscache.h"
@@ -28,43 +30,85 @@
 #include "compat.h"
 #include "row_check.h"
 
-/* an evaluation of the constraints of one table */
+/* one constraint, ready to be evaluated on a row of the bound table */
 typedef struct Check
 {
 	char	   *name;
 	ExprState  *expression;
 } Check;
 
-static List *
-prepare_checks(Relation relation, EState *estate)
+/* the constraints of a table that holds rows: the bound one or a partition */
+typedef struct LeafChecks
 {
-	TupleConstr *constraints = RelationGetDescr(relation)->constr;
+	Oid			relid;
+	List	   *checks;			/* of Check */
+} LeafChecks;
+
+/*
+ * The constraints of a table that holds rows, their expressions in the column
+ * numbers of the bound table.
+ */
+static List *
+prepare_checks(Relation root, Relation leaf, EState *estate)
+{
+	TupleConstr *constraints = RelationGetDescr(leaf)->constr;
 	List	   *checks = NIL;
 
-	if (constraints == NULL)
-		return NIL;
-	for (int i = 0; i < constraints->num_check; i++)
+	for (int i = 0; constraints != NULL && i < constraints->num_check; i++)
 	{
 		ConstrCheck *constraint = &constraints->check[i];
+		List	   *expression;
 		Check	   *check;
 
 		if (!ConstrCheckIsEnforced(constraint))
 			continue;
+		expression = list_make1(stringToNode(constraint->ccbin));
+		if (leaf != root)
+			expression = map_partition_varattnos(expression, 1, root, leaf);
 		check = palloc(sizeof(Check));
 		check->name = pstrdup(constraint->ccname);
-		check->expression = ExecPrepareExpr(stringToNode(constraint->ccbin),
-											estate);
+		check->expression = ExecPrepareExpr(linitial(expression), estate);
 		checks = lappend(checks, check);
 	}
 	return checks;
 }
 
-/* the columns of alias.* stand in the table's order, without dropped ones */
+/* the constraints of the table that a row is in, prepared when first met */
+static List *
+checks_of(Oid relid, Relation root, EState *estate, List **leaves)
+{
+	LeafChecks *found;
+	Relation	leaf = root;
+	ListCell   *lc;
+
+	if (root->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		relid = RelationGetRelid(root);
+	foreach(lc, *leaves)
+	{
+		found = lfirst(lc);
+		if (found->relid == relid)
+			return found->checks;
+	}
+	found = palloc(sizeof(LeafChecks));
+	found->relid = relid;
+	if (relid != RelationGetRelid(root))
+		leaf = table_open(relid, AccessShareLock);
+	found->checks = prepare_checks(root, leaf, estate);
+	if (leaf != root)
+		table_close(leaf, NoLock);
+	*leaves = lappend(*leaves, found);
+	return found->checks;
+}
+
+/*
+ * Behind tableoid the columns of alias.* stand in the table's order, without
+ * dropped ones.
+ */
 static void
 fill_slot(TupleTableSlot *slot, HeapTuple row, TupleDesc rowdesc)
 {
 	TupleDesc	desc = slot->tts_tupleDescriptor;
-	int			column = 0;
+	int			column = 1;
 
 	ExecClearTuple(slot);
 	for (int i = 0; i < desc->natts; i++)
@@ -140,7 +184,7 @@ check_rows(const Binding *binding, const ProposedChange *change,
 		   Relation relation, uint64 rows)
 {
 	EState	   *estate = CreateExecutorState();
-	List	   *checks = prepare_checks(relation, estate);
+	List	   *leaves = NIL;
 	ExprContext *econtext = GetPerTupleExprContext(estate);
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(relation),
 													&TTSOpsVirtual);
@@ -149,12 +193,16 @@ check_rows(const Binding *binding, const ProposedChange *change,
 	for (uint64 i = 0; i < rows; i++)
 	{
 		const char *constraint;
+		bool		isnull;
+		Oid			leaf = DatumGetObjectId(template_column(i, "tableoid",
+															&isnull));
 
 		ResetPerTupleExprContext(estate);
 		fill_slot(slot, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
 		lay_over(slot, binding, change);
 		econtext->ecxt_scantuple = slot;
-		constraint = first_refusing(checks, econtext);
+		constraint = first_refusing(checks_of(leaf, relation, estate, &leaves),
+									econtext);
 		if (constraint != NULL)
 		{
 			RefusedRow *row = palloc(sizeof(RefusedRow));
@@ -178,24 +226,18 @@ row_check_refused(Binding *binding, const ProposedChange *change,
 				  const UuidList *ids, bool read_only)
 {
 	Relation	relation;
-	TupleConstr *constraints;
 	Datum		values[1];
-	List	   *refused = NIL;
+	uint64		rows;
+	List	   *refused;
 
 	if (ids->count == 0)
 		return NIL;
 	relation = table_open(binding_relation(binding, change->relation)->relid,
 						  AccessShareLock);
-	constraints = RelationGetDescr(relation)->constr;
-	if (constraints != NULL && constraints->num_check > 0)
-	{
-		uint64		rows;
-
-		values[0] = uuid_list_datum(ids);
-		rows = template_execute(binding, &change->rows, values, NULL, read_only);
-		refused = check_rows(binding, change, relation, rows);
-		SPI_freetuptable(SPI_tuptable);
-	}
+	values[0] = uuid_list_datum(ids);
+	rows = template_execute(binding, &change->rows, values, NULL, read_only);
+	refused = check_rows(binding, change, relation, rows);
+	SPI_freetuptable(SPI_tuptable);
 	table_close(relation, NoLock);
 	return refused;
 }

@@ -25,7 +25,7 @@ typedef struct ProposedValue
 typedef struct ProposedChange
 {
 	const char *relation;		/* canonical name */
-	Template	rows;			/* the whole rows of the ids $1, as alias.* */
+	Template	rows;			/* tableoid and alias.* of the ids $1 */
 	int			nvalues;
 	ProposedValue values[6];
 } ProposedChange;

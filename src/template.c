@@ -168,6 +168,7 @@ static void
 expand_bracket(Expansion *x)
 {
 	bool		outer_bound = x->all_bound;
+	const char *outer_unbound = x->unbound;
 	int			outer_length = x->out->len;
 
 	if (x->at[1] == ']' || (x->at[1] >= '0' && x->at[1] <= '9'))
@@ -187,6 +188,7 @@ expand_bracket(Expansion *x)
 		x->out->data[outer_length] = '\0';
 	}
 	x->all_bound = outer_bound;
+	x->unbound = outer_unbound;
 }
 
 static void
@@ -267,8 +269,8 @@ expand(const Binding *binding, const Template *statement)
 				(errcode(ERRCODE_CUSOWN_NOT_ATTACHED),
 				 errmsg("canonical name \"%s\" is not bound in application schema \"%s\"",
 						x.unbound, binding->app_schema),
-				 errhint("Call cusown_attach('%s') with a mapping that binds it.",
-						 binding->app_schema)));
+				 errhint("Call cusown_attach(%s) with a mapping that binds it.",
+						 quote_literal_cstr(binding->app_schema))));
 	return text.data;
 }
 

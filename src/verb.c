@@ -176,6 +176,15 @@ verb_before(TimestampTz as_of, const Interval *interval)
 												 IntervalPGetDatum(interval)));
 }
 
+/* likewise moment + interval */
+TimestampTz
+verb_after(TimestampTz moment, const Interval *interval)
+{
+	return DatumGetTimestamp(DirectFunctionCall2(timestamp_pl_interval,
+												 TimestampGetDatum(moment),
+												 IntervalPGetDatum(interval)));
+}
+
 static void
 run_connected(VerbBody body, void *state)
 {

@@ -23,6 +23,7 @@ extern void verb_check_source(const char *source);
 extern void verb_check_as_of(TimestampTz as_of, bool dry_run);
 extern void verb_check_interval(const Interval *interval, const char *name);
 extern TimestampTz verb_before(TimestampTz as_of, const Interval *interval);
+extern TimestampTz verb_after(TimestampTz moment, const Interval *interval);
 extern void verb_run(VerbBody body, void *state, bool dry_run);
 
 #endif							/* CUSOWN_VERB_H */

@@ -1,0 +1,273 @@
+--
+-- The profiles monitor, application and operator on the reference schema: a
+-- role that was given one, and the rights that cusown_grant() asks for, can do
+-- what the profile is for, and nothing else.
+--
+\set QUIET 1
+\pset format unaligned
+\pset tuples_only true
+SET client_min_messages = warning;
+
+CREATE SCHEMA tap;
+CREATE EXTENSION IF NOT EXISTS pgtap SCHEMA tap;
+ALTER EXTENSION pgtap SET SCHEMA tap;
+
+-- The schema grants whatever is made in it, to the application's roles and to
+-- everybody, before the extension comes.
+\i :fixture/cusown_app.sql
+\i :fixture/app_minimal.sql
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO PUBLIC;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO PUBLIC;
+CREATE EXTENSION cusown_ops;
+ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM PUBLIC;
+ALTER DEFAULT PRIVILEGES REVOKE ALL ON SEQUENCES FROM PUBLIC;
+ALTER DEFAULT PRIVILEGES REVOKE ALL ON SCHEMAS FROM PUBLIC;
+SET search_path = public, tap;
+\i :fixture/sample_week.sql
+SELECT count(*) AS names FROM cusown_attach() \gset
+
+SELECT plan(161);
+
+--
+-- Roles, by names that no other run uses; one needs quotes
+--
+
+SELECT 'tap_stranger_' || pg_backend_pid() AS stranger,
+       'tap_monitor_' || pg_backend_pid() AS monitor,
+       'tap_application_' || pg_backend_pid() AS application,
+       'Tap "Operator" ' || pg_backend_pid() AS operator \gset
+CREATE ROLE :"stranger";
+CREATE ROLE :"monitor";
+CREATE ROLE :"application";
+CREATE ROLE :"operator";
+
+CREATE SCHEMA t;
+CREATE TABLE t.role (profile text PRIMARY KEY, name text);
+INSERT INTO t.role VALUES ('stranger', :'stranger'), ('monitor', :'monitor'),
+                          ('application', :'application'), ('operator', :'operator');
+
+-- The first column of a statement run as the role of a profile; an error
+-- gives its SQLSTATE.
+CREATE FUNCTION t.try(p_profile text, p_sql text) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+  v_answer text;
+BEGIN
+  PERFORM set_config('role', (SELECT name FROM t.role WHERE profile = p_profile), true);
+  EXECUTE p_sql INTO v_answer;
+  PERFORM set_config('role', 'none', true);
+  RETURN v_answer;
+EXCEPTION WHEN OTHERS THEN
+  RETURN SQLSTATE;
+END
+$$;
+
+-- Whether the role of a profile is allowed a statement, which is undone.
+CREATE FUNCTION t.try_only(p_profile text, p_sql text) RETURNS text
+LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('role', (SELECT name FROM t.role WHERE profile = p_profile), true);
+  EXECUTE p_sql;
+  RAISE EXCEPTION USING ERRCODE = 'ZZ999';
+EXCEPTION
+  WHEN SQLSTATE 'ZZ999' THEN
+    RETURN 'allowed';
+  WHEN OTHERS THEN
+    RETURN SQLSTATE;
+END
+$$;
+
+-- everything that a role might try
+CREATE TABLE t.act (place serial, what text, sql text);
+INSERT INTO t.act (what, sql) VALUES
+  ('see what is due',            'SELECT count(*) FROM cusown_due_bookings()'),
+  ('see the transitions',        'SELECT count(*) FROM cusown_ops.state_machine'),
+  ('see the binding',            'SELECT count(*) FROM cusown_ops.binding'),
+  ('see the worklist',           'SELECT count(*) FROM cusown_ops.attention'),
+  ('see added transitions',      'SELECT count(*) FROM cusown_ops.state_transition'),
+  ('call shipped_transitions()', 'SELECT count(*) FROM cusown_ops.shipped_transitions()'),
+  ('expire',                     'SELECT cusown_expire_bookings()'),
+  ('expire as a dry run',        'SELECT cusown_expire_bookings(dry_run => true)'),
+  ('close an entry',             'SELECT cusown_attention_resolve(min(id), ''x'') FROM cusown_ops.attention'),
+  ('attach',                     'SELECT count(*) FROM cusown_attach()'),
+  ('attach as a dry run',        'SELECT count(*) FROM cusown_attach(''public'', ''{}'', true)'),
+  ('detach',                     'SELECT cusown_detach()'),
+  ('add a transition',           'INSERT INTO cusown_ops.state_transition VALUES (''public'', ''slot'', ''a'', ''b'', ''c'')'),
+  ('remove transitions',         'DELETE FROM cusown_ops.state_transition'),
+  ('empty the worklist',         'DELETE FROM cusown_ops.attention'),
+  ('truncate the worklist',      'TRUNCATE cusown_ops.attention'),
+  ('write a binding',            'INSERT INTO cusown_ops.binding VALUES (''x'', ''bookings'', '''', ''x'', ''x'')'),
+  ('truncate the binding',       'TRUNCATE cusown_ops.binding'),
+  ('use the worklist''s sequence', 'SELECT nextval(''cusown_ops.attention_id_seq'')'),
+  ('make a table of its own there', 'CREATE TABLE cusown_ops.planted ()'),
+  ('grant a profile',            'SELECT count(*) FROM cusown_grant(current_user::regrole, ''operator'')'),
+  ('revoke rights',              'SELECT cusown_ops.revoke_default_privileges()'),
+  ('drop the extension',         'DROP EXTENSION cusown_ops'),
+  ('read bookings',              'SELECT count(*) FROM bookings'),
+  ('cancel a booking by itself', 'UPDATE bookings SET status = ''cancelled'', cancelled_at = now() WHERE false'),
+  ('make a booking',             'INSERT INTO bookings SELECT * FROM bookings WHERE false'),
+  ('delete bookings',            'DELETE FROM bookings WHERE false'),
+  ('delete slots',               'DELETE FROM slots WHERE false'),
+  ('read audit rows',            'SELECT count(*) FROM audit_logs'),
+  ('write audit rows',           'INSERT INTO audit_logs (action_type, entity_type, created_at) VALUES (''data_corrected'', ''booking'', clock_timestamp())'),
+  ('change audit rows',          'UPDATE audit_logs SET description = ''x'' WHERE false'),
+  ('read the businesses',        'SELECT count(*) FROM businesses');
+
+CREATE TABLE t.may (profile text, what text);
+INSERT INTO t.may
+SELECT p, w FROM unnest(ARRAY['monitor', 'application', 'operator']) p,
+  unnest(ARRAY['see what is due', 'see the transitions', 'see the binding', 'see the worklist',
+               'see added transitions', 'call shipped_transitions()', 'read bookings']) w
+UNION ALL
+SELECT p, w FROM unnest(ARRAY['application', 'operator']) p,
+  unnest(ARRAY['expire', 'expire as a dry run', 'cancel a booking by itself', 'read audit rows',
+               'write audit rows']) w
+UNION ALL
+SELECT 'operator', w FROM unnest(ARRAY[
+  'close an entry', 'attach', 'attach as a dry run', 'detach', 'add a transition',
+  'remove transitions', 'write a binding']) w;
+
+-- an assertion for each act of a profile
+CREATE FUNCTION t.check_profile(p_profile text) RETURNS SETOF text
+LANGUAGE plpgsql AS $$
+DECLARE
+  v_act record;
+BEGIN
+  FOR v_act IN
+    SELECT a.what, a.sql, m.what IS NOT NULL AS allowed
+      FROM t.act a LEFT JOIN t.may m ON m.profile = p_profile AND m.what = a.what
+     ORDER BY a.place
+  LOOP
+    RETURN NEXT is(t.try_only(p_profile, v_act.sql),
+                   CASE WHEN v_act.allowed THEN 'allowed' ELSE '42501' END,
+                   p_profile || CASE WHEN v_act.allowed THEN ' may ' ELSE ' may not ' END || v_act.what);
+  END LOOP;
+END
+$$;
+
+--
+-- Without a profile
+--
+
+SELECT is_empty(
+  $$SELECT p.oid::regprocedure, r.rolname FROM pg_proc p
+      JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+      JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'cusown_ops',
+           pg_roles r
+     WHERE NOT r.rolsuper AND r.rolname !~ '^pg_' AND has_function_privilege(r.oid, p.oid, 'EXECUTE')$$,
+  'no role may execute a function of the extension, whatever the schema''s default privileges say');
+SELECT is_empty(
+  $$SELECT c.oid::regclass, r.rolname FROM pg_class c, pg_roles r
+     WHERE c.relnamespace = 'cusown_ops'::regnamespace AND c.relkind IN ('r', 'v', 'S')
+       AND NOT r.rolsuper AND r.rolname !~ '^pg_'
+       AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege(r.oid, c.oid, 'USAGE, SELECT, UPDATE')
+           ELSE has_table_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER') END$$,
+  'nor use a table, view or sequence of it');
+SELECT is_empty(
+  $$SELECT rolname FROM pg_roles WHERE NOT rolsuper AND rolname !~ '^pg_'
+       AND has_schema_privilege(oid, 'cusown_ops', 'USAGE, CREATE')$$,
+  'nor its schema');
+SELECT t.check_profile('stranger');
+
+--
+-- Granting
+--
+
+SELECT throws_ok(format('SELECT cusown_grant(%s, ''owner'')', 'quote_ident(' || quote_literal(:'operator') || ')::regrole'),
+                 '22023', 'unknown profile "owner"', 'an unknown profile is refused');
+SELECT throws_ok($$SELECT cusown_grant('-', 'monitor')$$, '22023', NULL, 'no profile is granted to PUBLIC');
+
+CREATE TABLE t.ddl AS
+SELECT r.profile, d.ddl, d.place
+  FROM t.role r, cusown_grant(quote_ident(r.name)::regrole, r.profile) WITH ORDINALITY d (ddl, place)
+ WHERE r.profile <> 'stranger';
+
+SELECT is(t.try_only(p, 'SELECT cusown_due_bookings()'), '42501',
+          'without the application''s rights a ' || p || ' cannot read bookings yet')
+  FROM unnest(ARRAY['monitor', 'application', 'operator']) p;
+SELECT is_empty($$SELECT ddl FROM t.ddl WHERE profile = 'monitor'
+                     AND ddl !~ '^(GRANT SELECT ON |GRANT USAGE ON SCHEMA |ALTER ROLE .* BYPASSRLS)'$$,
+                'a monitor needs to read only');
+SELECT is_empty($$SELECT ddl FROM t.ddl WHERE ddl ~ '(GRANT ALL|DELETE|TRUNCATE|TRIGGER|SUPERUSER)'$$,
+                'no profile needs to delete, or all rights');
+SELECT is_empty($$SELECT ddl FROM t.ddl WHERE ddl ~ ' (businesses|metrics|cron_run_logs|idempotency_keys)'$$,
+                'nor tables that its functions do not touch');
+
+SELECT ddl FROM t.ddl ORDER BY profile, place \gexec
+SELECT is_empty(format('SELECT cusown_grant(quote_ident(%L)::regrole, %L)', name, profile),
+                'once that DDL was run a ' || profile || ' lacks nothing')
+  FROM t.role WHERE profile <> 'stranger' ORDER BY profile;
+
+--
+-- What each may do
+--
+
+SELECT t.check_profile('monitor');
+SELECT t.check_profile('application');
+SELECT t.check_profile('operator');
+
+--
+-- Done in earnest
+--
+
+SELECT is(t.try('monitor', 'SELECT count(*) FROM cusown_due_bookings()'), '51', 'the monitor sees all that is due');
+SELECT is(t.try('application', 'SELECT cusown_expire_bookings(source => ''application'')'), '(40,27,8,f)',
+          'the application expires what is due');
+SELECT is(count(*), 67::bigint, 'with its audit rows')
+  FROM audit_logs WHERE metadata->>'source' = 'application';
+SELECT is_empty('SELECT verify_audit_chain()', 'in an unbroken chain');
+SELECT is(t.try('monitor', 'SELECT count(*) FROM cusown_ops.attention WHERE closed_at IS NULL'), '8',
+          'the monitor sees the worklist');
+SELECT is(t.try('operator', 'SELECT cusown_attention_resolve(min(id), ''Done'') FROM cusown_ops.attention'), 'true',
+          'the operator closes an entry');
+SELECT results_eq('SELECT closed_by FROM cusown_ops.attention WHERE closed_at IS NOT NULL',
+                  format('VALUES (%L)', :'operator'), 'by its own name');
+SELECT is(t.try('operator', 'SELECT cusown_expire_bookings()'), '(0,0,0,f)', 'the operator runs the expiry again');
+SELECT is(t.try('operator', 'SELECT count(*) FROM cusown_attach()'),
+          :'names', 'the operator attaches again');
+SELECT is(t.try('operator', 'SELECT count(*) FROM cusown_attach() WHERE attribute LIKE ''row-level security%'''),
+          '0', 'and is not warned of row-level security, which it passes by');
+SELECT is(t.try('stranger', 'SELECT cusown_expire_bookings()'), '42501', 'a role without a profile still can do nothing');
+
+--
+-- Nobody watches a job: it must not have a superuser's rights where a table's
+-- owner could plant a trigger
+--
+
+ALTER TABLE payments OWNER TO :"stranger";
+SELECT throws_ok(format('SELECT cusown_expire_bookings(source => %L)', s), '42501',
+                 'cannot run unattended as a superuser on tables of others',
+                 'a superuser may not run unattended on tables of others, source ' || s)
+  FROM unnest(ARRAY['cron', 'worker']) s;
+SELECT is(t.try('application', format('SELECT cusown_expire_bookings(source => %L)', s)), '(0,0,0,f)',
+          'a role with the profile application may, source ' || s)
+  FROM unnest(ARRAY['cron', 'worker']) s;
+SELECT is(cusown_expire_bookings()::text, '(0,0,0,f)', 'a superuser who sits before it may, too');
+ALTER TABLE payments OWNER TO CURRENT_USER;
+SELECT is(cusown_expire_bookings(source => 'cron')::text, '(0,0,0,f)',
+          'on tables of superusers nobody else could plant anything');
+
+--
+-- An application in several schemas
+--
+
+CREATE SCHEMA billing;
+ALTER TABLE shop.charge SET SCHEMA billing;
+SELECT count(*) FROM cusown_attach('shop',
+  jsonb_set(:'minimal_mapping', '{payments,relation}', '["billing", "charge"]')) \g /dev/null
+INSERT INTO shop.time_slot (ref, state) VALUES (md5('slot')::uuid, 'booked');
+INSERT INTO shop.reservation (ref, state, slot_ref, made_at)
+VALUES (md5('booking')::uuid, 'pending', md5('slot')::uuid, now() - interval '25 h');
+SELECT ddl FROM t.role r, cusown_grant(quote_ident(r.name)::regrole, r.profile) ddl
+ WHERE r.profile <> 'stranger' \gexec
+SET cusown_ops.app_schema = 'shop';
+SELECT is(t.try('monitor', 'SELECT count(*) FROM cusown_due_bookings()'), '1',
+          'a monitor sees an application whose tables are in two schemas');
+SELECT is(t.try('application', 'SELECT cusown_expire_bookings()'), '(1,1,0,f)', 'and an application expires there');
+RESET cusown_ops.app_schema;
+
+DROP OWNED BY :"stranger", :"monitor", :"application", :"operator";
+DROP ROLE :"stranger", :"monitor", :"application", :"operator";
+
+SELECT finish();

@@ -1,0 +1,220 @@
+# What a user has set up and found survives dump and restore, and an
+# application that the extension leaves is as it was before it came.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib $FindBin::RealBin;
+
+use Application;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_node('main', []);
+
+# A dump without the key that psql is locked with, which differs each time.
+sub dump_of
+{
+	my ($database, @options) = @_;
+	my $file = "$PostgreSQL::Test::Utils::tmp_check/dump_of_$database.sql";
+	my $dump;
+
+	$node->command_ok([ 'pg_dump', @options, '-f', $file, $database ],
+		"database $database is dumped with @options");
+	$dump = slurp_file($file);
+	$dump =~ s/^\\(un)?restrict .*$//mg;
+	return $dump;
+}
+
+# The first line in which two dumps differ.
+sub difference
+{
+	my ($got, $wanted) = map { [ split /\n/ ] } @_;
+
+	while (@$got && @$wanted && $got->[0] eq $wanted->[0])
+	{
+		shift @$got;
+		shift @$wanted;
+	}
+	return 'none' if !@$got && !@$wanted;
+	return ($got->[0] // 'end') . "\ninstead of\n" . ($wanted->[0] // 'end');
+}
+
+# ---------- create and drop leave nothing behind ----------
+
+$node->safe_psql('postgres', 'CREATE DATABASE leaving');
+$node->safe_psql('postgres', 'CREATE ROLE keeper; CREATE ROLE watcher');
+$node->safe_psql('leaving',
+	include('cusown_app.sql') . include('sample_week.sql'));
+my $schema_before = dump_of('leaving', '-s');
+my $all_before = dump_of('leaving');
+
+$node->safe_psql(
+	'leaving', q{
+	CREATE EXTENSION cusown_ops;
+	SELECT count(*) FROM cusown_attach();
+	SELECT cusown_grant('keeper', 'operator'), cusown_grant('watcher', 'monitor');
+	SELECT cusown_expire_bookings(dry_run => true);
+	SELECT count(*) FROM cusown_due_bookings();
+	DROP EXTENSION cusown_ops;
+});
+is(difference(dump_of('leaving'), $all_before), 'none',
+	'created, attached, granted, tried and dropped, it leaves schema and data byte by byte as they were'
+);
+
+$node->safe_psql(
+	'leaving', q{
+	CREATE EXTENSION cusown_ops;
+	SELECT count(*) FROM cusown_attach();
+	SELECT cusown_expire_bookings();
+	DROP EXTENSION cusown_ops;
+});
+is(difference(dump_of('leaving', '-s'), $schema_before),
+	'none', 'used in earnest it leaves the schema as it was');
+is( $node->safe_psql(
+		'leaving',
+		q{SELECT count(*) FROM bookings WHERE cancelled_by = 'system'}),
+	'50',
+	'and what it has done stays done');
+is( $node->safe_psql(
+		'leaving', q{SELECT count(*) FROM pg_namespace WHERE nspname = 'cusown_ops'}
+	),
+	'0',
+	'its own schema is gone');
+
+# ---------- a database that is in use ----------
+
+make_database($node, 'source');
+attach_minimal($node, 'source', q{jsonb_set(%s, '{payments}', 'null')});
+
+# Some are expired, others are left for the restored database; one entry of
+# the worklist is closed by hand, one is kept back.
+$node->safe_psql(
+	'source', q{
+	SET cusown_ops.app_schema = 'public';
+	SELECT cusown_expire_bookings(max_rows => 30);
+	SELECT cusown_attention_resolve(min(id), 'Called the customer') FROM cusown_ops.attention;
+	UPDATE cusown_ops.attention SET times = 3, next_try = now() + interval '20 min'
+	 WHERE id = (SELECT max(id) FROM cusown_ops.attention);
+	INSERT INTO cusown_ops.attention
+	  (app_schema, kind, entity, entity_id, runbook, finding, next_try)
+	VALUES ('shop', 'paid_pending', 'booking', gen_random_uuid(), 'payment_mismatch',
+	        E'a finding\twith \\ and "quotes"', now());
+	INSERT INTO cusown_ops.state_transition VALUES
+	  ('public', 'booking', 'confirmed', 'expire', 'cancelled'),
+	  ('shop', 'slot', 'booked', 'block', 'reserved');
+	-- a name that attach did not bind, set by hand
+	ALTER TABLE shop.reservation ADD COLUMN why text;
+	INSERT INTO cusown_ops.binding VALUES ('shop', 'bookings', 'cancellation_reason', NULL, 'why');
+	SELECT cusown_grant('keeper', 'operator'), cusown_grant('watcher', 'monitor');
+});
+
+# what a run would do next
+my $answer = $node->safe_psql('source',
+	q{SET cusown_ops.app_schema = 'public'; SELECT cusown_expire_bookings(dry_run => true)}
+);
+my $own = state_of($node, 'source', 'cusown_ops');
+my $app = state_of($node, 'source', 'public');
+my $due = $node->safe_psql('source',
+	q{SET cusown_ops.app_schema = 'public'; SELECT * FROM cusown_due_bookings()}
+);
+my $largest =
+  $node->safe_psql('source', 'SELECT max(id) FROM cusown_ops.attention');
+my $rights_query = q{
+	SELECT c.oid::regclass::text, c.relacl FROM pg_class c
+	 WHERE relnamespace = 'cusown_ops'::regnamespace AND relkind IN ('r', 'v', 'S')
+	UNION ALL
+	SELECT p.oid::regprocedure::text, p.proacl FROM pg_proc p
+	 WHERE proname LIKE 'cusown%' OR pronamespace = 'cusown_ops'::regnamespace
+	UNION ALL
+	SELECT nspname, nspacl FROM pg_namespace WHERE nspname = 'cusown_ops'
+	 ORDER BY 1};
+my $rights = $node->safe_psql('source', $rights_query);
+# without the minimal application, one CHECK of which the server writes
+# differently after each restore
+my $schema = dump_of('source', '-s', '-N', 'shop');
+
+is( $node->safe_psql('source',
+		q{SELECT (SELECT count(*) > 0 FROM cusown_ops.state_transition)
+			AND (SELECT count(DISTINCT app_schema) = 2 FROM cusown_ops.binding)
+			AND (SELECT count(DISTINCT app_schema) = 2 FROM cusown_ops.attention)
+			AND (SELECT count(*) > 0 FROM cusown_ops.attention WHERE closed_at IS NOT NULL)}),
+	't',
+	'there is something of each kind to lose');
+like($rights, qr/keeper/, 'rights among it');
+is(scalar(split /\n/, $due), 21, 'and 21 bookings are still due');
+like($answer, qr/^\(10,\d+,\d+,f\)$/, '10 of which can expire');
+
+# ---------- restored ----------
+
+my $file = "$PostgreSQL::Test::Utils::tmp_check/source";
+
+$node->command_ok([ 'pg_dump', '-Fc', '-f', "$file.custom", 'source' ],
+	'the database is dumped in custom format');
+$node->command_ok([ 'pg_dump', '-f', "$file.sql", 'source' ],
+	'the database is dumped as SQL');
+$node->safe_psql('postgres', "CREATE DATABASE $_")
+  foreach qw(from_custom from_sql);
+$node->command_ok(
+	[ 'pg_restore', '--exit-on-error', '-d', 'from_custom', "$file.custom" ],
+	'the custom format is restored');
+$node->command_ok(
+	[
+		'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', 'from_sql', '-f',
+		"$file.sql"
+	],
+	'the SQL is restored');
+
+foreach my $database (qw(from_custom from_sql))
+{
+	is(state_of($node, $database, 'cusown_ops'),
+		$own, "$database: binding, worklist and transitions are all there");
+	is(state_of($node, $database, 'public'),
+		$app, "$database: so is the application");
+	is($node->safe_psql($database, $rights_query),
+		$rights, "$database: so are the rights on our objects");
+	is(difference(dump_of($database, '-s', '-N', 'shop'), $schema),
+		'none', "$database: it dumps as the source does");
+
+	is( $node->safe_psql($database,
+			q{SET cusown_ops.app_schema = 'public'; SELECT * FROM cusown_due_bookings()}
+		),
+		$due,
+		"$database: what is due is reported without attaching again");
+	is( $node->safe_psql($database,
+			q{SET cusown_ops.app_schema = 'public'; SELECT cusown_expire_bookings()}
+		),
+		$answer,
+		"$database: expiry goes on where it was");
+	is($node->safe_psql($database, 'SELECT count(*) FROM verify_audit_chain()'),
+		'0', "$database: in the same audit chain");
+
+	# the first booking that was in flight is paid now
+	is( $node->safe_psql($database,
+			q{UPDATE payments SET status = 'completed'
+			   WHERE id = md5('payment due_paying 1')::uuid;
+			  SET cusown_ops.app_schema = 'public';
+			  SELECT cusown_expire_bookings()}),
+		'(0,0,1,f)',
+		"$database: a new entry can be put on the worklist");
+	is( $node->safe_psql($database,
+			"SELECT count(*) FILTER (WHERE id > $largest) FROM cusown_ops.attention
+			  WHERE entity_id = md5('booking due_paying 1')::uuid"
+		),
+		'1',
+		"$database: with an id behind the largest one");
+	is( $node->safe_psql($database,
+			q{INSERT INTO shop.time_slot (ref, state) VALUES (md5('s')::uuid, 'booked');
+			  INSERT INTO shop.reservation (ref, state, slot_ref, made_at)
+			  VALUES (md5('b')::uuid, 'pending', md5('s')::uuid, now() - interval '25 h');
+			  SET cusown_ops.app_schema = 'shop';
+			  SELECT cusown_expire_bookings();
+			  SELECT state, why FROM shop.reservation}),
+		"(1,1,0,f)\ncancelled|expired",
+		"$database: the other application goes on with its own binding");
+}
+
+$node->stop;
+done_testing();

@@ -1,0 +1,112 @@
+# On a standby what is due can be looked at, and nothing can be changed; after
+# its promotion everything works.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib $FindBin::RealBin;
+
+use Application;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $primary = new_node('primary', [ allows_streaming => 1 ]);
+
+make_database($primary, 'app');
+# an entry for the worklist, so that there is one to close
+$primary->safe_psql('app', 'SELECT cusown_expire_bookings(max_rows => 5)');
+
+$primary->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($primary, 'base', has_streaming => 1);
+$standby->start;
+$primary->wait_for_catchup($standby, 'replay');
+
+# ---------- looking ----------
+
+my $moment = $primary->safe_psql('app', 'SELECT now()');
+my $report = "SELECT * FROM cusown_due_bookings(as_of => '$moment')";
+my $due = $primary->safe_psql('app', $report);
+
+is(scalar(split /\n/, $due), 46, 'the primary reports what is due');
+is($standby->safe_psql('app', $report), $due, 'the standby reports the same');
+is( $standby->safe_psql(
+		'app', "BEGIN ISOLATION LEVEL REPEATABLE READ; $report; COMMIT"),
+	$due,
+	'also under REPEATABLE READ');
+is( $standby->safe_psql('app', 'SELECT * FROM cusown_ops.attention ORDER BY id'),
+	$primary->safe_psql('app',
+		'SELECT * FROM cusown_ops.attention ORDER BY id'),
+	'the worklist can be read there');
+is( $standby->safe_psql(
+		'app', 'SELECT count(*) FROM cusown_ops.state_machine'),
+	$primary->safe_psql(
+		'app', 'SELECT count(*) FROM cusown_ops.state_machine'),
+	'and the state machine');
+
+# A session on the standby learns what was attached anew on the primary.
+my $session = $standby->background_psql('app');
+is($session->query_safe($report), $due, 'a session on the standby reports');
+$primary->safe_psql(
+	'app', q{
+	ALTER TABLE bookings RENAME COLUMN status TO condition;
+	SELECT count(*) FROM cusown_attach('public', '{"bookings": {"columns": {"status": "condition"}}}');
+});
+$primary->wait_for_catchup($standby, 'replay');
+is($session->query_safe($report),
+	$due, 'and goes on when the primary has attached by a new name');
+$session->quit;
+$primary->safe_psql(
+	'app', q{
+	ALTER TABLE bookings RENAME COLUMN condition TO status;
+	SELECT count(*) FROM cusown_attach();
+});
+$primary->wait_for_catchup($standby, 'replay');
+
+# ---------- not changing ----------
+
+my %refused = (
+	'cusown_expire_bookings()' => 'an expiry run',
+	'cusown_expire_bookings(dry_run => true)' => 'a dry run',
+	"cusown_attention_resolve((SELECT min(id) FROM cusown_ops.attention), 'x')"
+	  => 'closing an entry',
+	'cusown_attach()' => 'attaching',
+	'cusown_detach()' => 'detaching',
+	"cusown_grant('postgres', 'operator')" => 'granting');
+
+foreach my $call (sort keys %refused)
+{
+	is( error_of($standby, 'app', "SELECT $call"),
+		'25006 Call it on the primary server.',
+		"$refused{$call} is refused on the standby, with a hint");
+}
+is(state_of($standby, 'app', 'public'),
+	state_of($primary, 'app', 'public'),
+	'standby and primary are alike');
+
+# ---------- after promotion ----------
+
+$primary->stop;
+$standby->promote;
+is($standby->safe_psql('app', $report), $due, 'promoted it reports the same');
+is($standby->safe_psql('app', 'SELECT cusown_expire_bookings()'),
+	'(35,23,6,f)', 'and expires what is left');
+is(expiry_counts($standby, 'app'), '40|40|27|40|8', 'with its audit rows');
+is($standby->safe_psql('app', 'SELECT count(*) FROM verify_audit_chain()'),
+	'0', 'in an unbroken chain');
+is( $standby->safe_psql(
+		'app',
+		q{SELECT cusown_attention_resolve(min(id), 'Done') FROM cusown_ops.attention}
+	),
+	't',
+	'an entry can be closed');
+is( $standby->safe_psql(
+		'app', q{SELECT count(*) > 0 FROM cusown_attach(); SELECT cusown_detach()}
+	),
+	"t\n",
+	'it can be attached and detached');
+
+$standby->stop;
+done_testing();
