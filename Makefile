@@ -32,7 +32,7 @@ SQL_PARTS = \
 
 DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
-DATA = $(wildcard $(srcdir)/test/fixture/cusown_app*.sql)
+DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
 REGRESS = attach binding state_machine attention expiry grant hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)

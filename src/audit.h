@@ -14,9 +14,9 @@
 
 /*
  * The end of a statement that changes and audits at once.  Before it stands
- * WITH ..., audit_row (AUDIT_ROW) AS (SELECT ...).  Rows of one statement get
- * increasing times a microsecond apart or more: an application may chain its
- * audit rows in the order of created_at.  The statement returns entity_type.
+ * WITH ..., audit_row (AUDIT_ROW) AS (SELECT ...).  Each row gets
+ * the time of its own insertion: an application may chain its audit rows in
+ * the order of created_at.  The statement returns entity_type.
  */
 #define AUDIT_ROW \
 	"action, entity_type, entity_id, old_data, new_data, metadata, description"
@@ -28,8 +28,7 @@
 	"[, {audit_logs.old_data}][, {audit_logs.new_data}]" \
 	"[, {audit_logs.metadata}][, {audit_logs.description}])" \
 	" SELECT r.action, r.entity_type, r.entity_id," \
-	" pg_catalog.clock_timestamp() + (interval '1 microsecond'" \
-	" * pg_catalog.row_number() OVER ())" \
+	" pg_catalog.clock_timestamp()" \
 	"[{?audit_logs.actor_role}, 'system']" \
 	"[{?audit_logs.old_data}, r.old_data]" \
 	"[{?audit_logs.new_data}, r.new_data]" \

@@ -270,7 +270,8 @@ static const Template slots_to_free = {
 
 /*
  * D: $1 bookings, $2 and $3 the slots to free and their statuses, $4 source,
- * $5 older_than in seconds.
+ * $5 older_than in seconds, $6 how many of the bookings stand on each slot: it
+ * stays where a BEFORE trigger keeps one of them.
  */
 static const Template expire_and_free = {
 	"WITH expired AS (UPDATE {bookings} b SET"
@@ -283,10 +284,10 @@ static const Template expire_and_free = {
 	" RETURNING b.{bookings.id} AS id, b.{bookings.slot_id} AS slot_id),"
 	" freed AS (UPDATE {slots} s SET {slots.status} := 'available'"
 	"[, {slots.reserved_until} := NULL][, {slots.updated_at} := pg_catalog.now()]"
-	" FROM (SELECT DISTINCT f.id, f.old_status"
-	" FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3))"
-	" AS f (id, old_status)"
-	" JOIN expired e ON e.slot_id = f.id) f"
+	" FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3),"
+	" pg_catalog.unnest($6)) AS f (id, old_status, standing)"
+	" JOIN (SELECT e.slot_id, pg_catalog.count(*) AS gone FROM expired e"
+	" GROUP BY e.slot_id) e ON e.slot_id = f.id AND e.gone = f.standing"
 	" WHERE s.{slots.id} = f.id AND s.{slots.status} <> 'available'"
 	" RETURNING s.{slots.id} AS id, f.old_status),"
 	"[ lifecycle AS (INSERT INTO {booking_lifecycle_audit}"
@@ -314,7 +315,7 @@ static const Template expire_and_free = {
 	" 'from', f.old_status, 'to', 'available'),"
 	" 'slot released by expiry' FROM freed f)"
 	AUDIT_INSERT,
-	5, {UUIDARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTOID, INT8OID}
+	6, {UUIDARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTOID, INT8OID, INT8ARRAYOID}
 };
 
 /* what expire_and_free puts into a booking */
@@ -414,22 +415,6 @@ read_due_bookings(uint64 rows)
 	return due;
 }
 
-static void
-refuse(DueBookings *due, const RefusedRow *row)
-{
-	for (int i = 0; i < due->count; i++)
-	{
-		DueBooking *booking = &due->items[i];
-
-		if (memcmp(&booking->id, &row->id, sizeof(pg_uuid_t)) != 0)
-			continue;
-		booking->verdict = VERDICT_REFUSED;
-		booking->sqlstate = "23514";
-		booking->finding = psprintf("check constraint \"%s\" refuses to cancel it",
-									row->constraint);
-	}
-}
-
 static UuidList
 ids_with_verdict(const DueBookings *due, Verdict verdict)
 {
@@ -443,15 +428,45 @@ ids_with_verdict(const DueBookings *due, Verdict verdict)
 	return ids;
 }
 
+/* rows come in any order */
+static int
+compare_refused(const void *a, const void *b)
+{
+	return memcmp(&(*(RefusedRow *const *) a)->id,
+				  &(*(RefusedRow *const *) b)->id, sizeof(pg_uuid_t));
+}
+
+static void
+refuse(DueBooking *booking, const char *constraint)
+{
+	booking->verdict = VERDICT_REFUSED;
+	booking->sqlstate = "23514";
+	booking->finding = psprintf("check constraint \"%s\" refuses to cancel it",
+								constraint);
+}
+
 /* turns the verdict of bookings that a CHECK would refuse */
 static void
 ask_checks(Binding *binding, DueBookings *due, bool read_only)
 {
 	UuidList	ids = ids_with_verdict(due, VERDICT_EXPIRE);
-	ListCell   *lc;
+	List	   *list = row_check_refused(binding, &cancellation, &ids, read_only);
+	int			count = list_length(list);
+	RefusedRow **refused = palloc(Max(count, 1) * sizeof(RefusedRow *));
 
-	foreach(lc, row_check_refused(binding, &cancellation, &ids, read_only))
-		refuse(due, lfirst(lc));
+	for (int i = 0; i < count; i++)
+		refused[i] = list_nth(list, i);
+	qsort(refused, count, sizeof(RefusedRow *), compare_refused);
+	for (int i = 0; i < due->count; i++)
+	{
+		RefusedRow	wanted = {due->items[i].id, NULL};
+		RefusedRow *key = &wanted;
+		RefusedRow **found = bsearch(&key, refused, count,
+									 sizeof(RefusedRow *), compare_refused);
+
+		if (found != NULL)
+			refuse(&due->items[i], (*found)->constraint);
+	}
 }
 
 static DueBookings
@@ -697,14 +712,27 @@ slots_of(const DueBookings *due, Verdict verdict)
 	return ids;
 }
 
-/* D: slots that become available, with the status that they have now */
-static void
+/* a slot that becomes available */
+typedef struct SlotToFree
+{
+	pg_uuid_t	id;
+	char	   *status;			/* that it has now */
+	int64		standing;		/* bookings on it that expire */
+} SlotToFree;
+
+typedef struct SlotsToFree
+{
+	SlotToFree *items;
+	int			count;
+} SlotsToFree;
+
+/* D */
+static SlotsToFree
 find_slots_to_free(Expiry *expiry, const DueBookings *due,
-				   const UuidList *bookings, Datum *slots, Datum *statuses)
+				   const UuidList *bookings)
 {
 	UuidList	occupied = slots_of(due, VERDICT_EXPIRE);
-	UuidList	to_free = {0};
-	Datum	   *texts;
+	SlotsToFree slots;
 	Datum		values[3];
 	uint64		rows;
 
@@ -713,18 +741,43 @@ find_slots_to_free(Expiry *expiry, const DueBookings *due,
 	values[2] = TimestampTzGetDatum(expiry->rule.as_of);
 	rows = template_execute(expiry->binding, &slots_to_free, values, NULL,
 							false);
-	uuid_list_append_column(&to_free, rows, "id");
-	texts = palloc(Max(rows, 1) * sizeof(Datum));
+	slots.count = (int) rows;
+	slots.items = palloc(Max(rows, 1) * sizeof(SlotToFree));
 	for (uint64 row = 0; row < rows; row++)
 	{
+		SlotToFree *slot = &slots.items[row];
 		bool		isnull;
 
-		texts[row] = template_column(row, "status", &isnull);
+		uuid_column(row, "id", &slot->id);
+		slot->status = TextDatumGetCString(template_column(row, "status",
+														   &isnull));
+		slot->standing = uuid_list_count(&occupied, &slot->id);
 	}
-	*slots = uuid_list_datum(&to_free);
-	*statuses = PointerGetDatum(construct_array(texts, (int) rows, TEXTOID, -1,
-												false, TYPALIGN_INT));
 	SPI_freetuptable(SPI_tuptable);
+	return slots;
+}
+
+/* the parallel arrays $2, $3 and $6 of expire_and_free */
+static void
+slot_arrays(const SlotsToFree *slots, Datum *ids, Datum *statuses,
+			Datum *standing)
+{
+	UuidList	list = {0};
+	Datum	   *texts = palloc(Max(slots->count, 1) * sizeof(Datum));
+	Datum	   *counts = palloc(Max(slots->count, 1) * sizeof(Datum));
+
+	for (int i = 0; i < slots->count; i++)
+	{
+		uuid_list_append(&list, &slots->items[i].id);
+		texts[i] = CStringGetTextDatum(slots->items[i].status);
+		counts[i] = Int64GetDatum(slots->items[i].standing);
+	}
+	*ids = uuid_list_datum(&list);
+	*statuses = PointerGetDatum(construct_array(texts, slots->count, TEXTOID,
+												-1, false, TYPALIGN_INT));
+	*standing = PointerGetDatum(construct_array(counts, slots->count, INT8OID,
+												sizeof(int64), FLOAT8PASSBYVAL,
+												TYPALIGN_DOUBLE));
 }
 
 static void
@@ -749,12 +802,14 @@ expire(Expiry *expiry, const DueBookings *due)
 {
 	UuidList	bookings = ids_with_verdict(due, VERDICT_EXPIRE);
 	int64		age = expiry->rule.as_of - expiry->rule.created_before;
-	Datum		values[5];
+	SlotsToFree slots;
+	Datum		values[6];
 
 	if (bookings.count == 0)
 		return;
+	slots = find_slots_to_free(expiry, due, &bookings);
 	values[0] = uuid_list_datum(&bookings);
-	find_slots_to_free(expiry, due, &bookings, &values[1], &values[2]);
+	slot_arrays(&slots, &values[1], &values[2], &values[5]);
 	values[3] = CStringGetTextDatum(expiry->source);
 	values[4] = Int64GetDatum(age / USECS_PER_SEC);
 	count_audited(expiry, template_execute(expiry->binding, &expire_and_free,

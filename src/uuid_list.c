@@ -50,19 +50,41 @@ uuid_list_append_column(UuidList *list, uint64 rows, const char *column)
 	}
 }
 
-/* sorts the list when it is first asked after an append */
+static void
+sort(UuidList *list)
+{
+	if (list->sorted || list->count == 0)
+		return;
+	qsort(list->items, list->count, sizeof(pg_uuid_t), compare_uuids);
+	list->sorted = true;
+}
+
+/* how often the id is in the list, which is sorted on the way */
+int
+uuid_list_count(UuidList *list, const pg_uuid_t *id)
+{
+	pg_uuid_t  *found;
+	pg_uuid_t  *end = list->items + list->count;
+	pg_uuid_t  *at;
+
+	if (list->count == 0)
+		return 0;
+	sort(list);
+	found = bsearch(id, list->items, list->count, sizeof(pg_uuid_t),
+					compare_uuids);
+	if (found == NULL)
+		return 0;
+	while (found > list->items && compare_uuids(found - 1, id) == 0)
+		found--;
+	for (at = found; at < end && compare_uuids(at, id) == 0; at++)
+		 /* count them */ ;
+	return (int) (at - found);
+}
+
 bool
 uuid_list_contains(UuidList *list, const pg_uuid_t *id)
 {
-	if (list->count == 0)
-		return false;
-	if (!list->sorted)
-	{
-		qsort(list->items, list->count, sizeof(pg_uuid_t), compare_uuids);
-		list->sorted = true;
-	}
-	return bsearch(id, list->items, list->count, sizeof(pg_uuid_t),
-				   compare_uuids) != NULL;
+	return uuid_list_count(list, id) > 0;
 }
 
 Datum
