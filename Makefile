@@ -12,6 +12,7 @@ OBJS = \
 	src/audit.o \
 	src/binding.o \
 	src/cusown_ops.o \
+	src/due.o \
 	src/expiry.o \
 	src/grant.o \
 	src/row_check.o \

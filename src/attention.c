@@ -220,12 +220,11 @@ attention_backed_off(Binding *binding, const char *entity, const UuidList *ids,
 	rows = template_execute(NULL, &backed_off_entities, values, NULL, false);
 	for (uint64 row = 0; row < rows; row++)
 	{
-		bool		isnull;
-		Datum		id = template_column(row, "entity_id", &isnull);
-		Datum		is_open = template_column(row, "is_open", &isnull);
+		pg_uuid_t	id;
 
-		uuid_list_append(DatumGetBool(is_open) ? backed_off : closed,
-						 DatumGetUUIDP(id));
+		template_uuid(row, "entity_id", &id);
+		uuid_list_append(template_bool(row, "is_open") ? backed_off : closed,
+						 &id);
 	}
 	SPI_freetuptable(SPI_tuptable);
 }
@@ -316,15 +315,6 @@ typedef struct Resolution
 	bool		closed;
 } Resolution;
 
-static char *
-entry_column(const char *column)
-{
-	bool		isnull;
-	Datum		value = template_column(0, column, &isnull);
-
-	return TextDatumGetCString(value);
-}
-
 static void
 audit_resolution(Binding *binding, const Resolution *resolution,
 				 const char *kind, const char *entity,
@@ -352,7 +342,6 @@ resolve_body(void *state)
 	char	   *kind;
 	char	   *entity;
 	char	   *app_schema;
-	bool		isnull;
 	Datum		values[2];
 
 	values[0] = Int64GetDatum(resolution->id);
@@ -361,10 +350,10 @@ resolve_body(void *state)
 				(errcode(ERRCODE_CUSOWN_NOT_FOUND),
 				 errmsg("worklist entry " INT64_FORMAT " does not exist",
 						resolution->id)));
-	app_schema = entry_column("app_schema");
-	kind = entry_column("kind");
-	entity = entry_column("entity");
-	entity_id = *DatumGetUUIDP(template_column(0, "entity_id", &isnull));
+	app_schema = template_text(0, "app_schema");
+	kind = template_text(0, "kind");
+	entity = template_text(0, "entity");
+	template_uuid(0, "entity_id", &entity_id);
 	binding = binding_use_schema(app_schema, relations_used);
 
 	if (strcmp(entity, ENTITY_BOOKING) == 0)

@@ -163,15 +163,6 @@ read_own_table(const Template *statement, const Datum *values)
 	return rows;
 }
 
-static char *
-text_column(uint64 row, const char *column)
-{
-	bool		isnull;
-	Datum		value = template_column(row, column, &isnull);
-
-	return isnull ? NULL : TextDatumGetCString(value);
-}
-
 static Oid
 binding_table(void)
 {
@@ -267,10 +258,10 @@ resolve_names(const char *app_schema, uint64 rows)
 
 	for (uint64 row = 0; row < rows; row++)
 	{
-		char	   *relation = text_column(row, "relation");
-		char	   *attribute = text_column(row, "attribute");
-		char	   *schema = text_column(row, "bound_schema");
-		char	   *name = text_column(row, "bound_name");
+		char	   *relation = template_text(row, "relation");
+		char	   *attribute = template_text(row, "attribute");
+		char	   *schema = template_text(row, "bound_schema");
+		char	   *name = template_text(row, "bound_name");
 		BoundRelation *last = relations == NIL ? NULL : llast(relations);
 
 		if (schema != NULL)
@@ -437,7 +428,7 @@ read_attached(void)
 	attached = NIL;
 	caller = MemoryContextSwitchTo(CacheMemoryContext);
 	for (uint64 row = 0; row < rows; row++)
-		attached = lappend(attached, text_column(row, "app_schema"));
+		attached = lappend(attached, template_text(row, "app_schema"));
 	MemoryContextSwitchTo(caller);
 	binding_relid = binding_table();
 	attached_known = seen == invalidations;

@@ -1,19 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * expiry.c
- *	  Pending bookings that are older than they may get.
+ *	  Expires pending bookings that are older than they may get.
  *
- * A pending booking is due when it is older than older_than.  What may happen
- * to it is its verdict:
- *
- * expire		no payment stands in the way: it is cancelled
- * paid			a payment is completed or partially refunded: a human decides
- * in_flight	a payment was begun less than processing_grace ago: wait
- * refused		a CHECK of the application forbids to cancel it, or its slot
- *				does not exist: a human decides
- *
- * Bookings are read oldest first, by the key (created_at, id), in windows of
- * batch_size, reading on behind the last one looked at.  Each window goes
+ * What is due, and with which verdict, is read by due.c, in windows of
+ * batch_size.  Each window goes
  * through the locking protocol that keeps a job out of every deadlock, since
  * it never waits for a row, and out of every race, since it decides again
  * after it has locked:
@@ -48,60 +39,11 @@
 #include "attention.h"
 #include "audit.h"
 #include "cusown_ops.h"
-#include "row_check.h"
+#include "due.h"
 #include "state_machine.h"
 #include "template.h"
 #include "uuid_list.h"
 #include "verb.h"
-
-typedef enum Verdict
-{
-	VERDICT_EXPIRE,
-	VERDICT_PAID,
-	VERDICT_IN_FLIGHT,
-	VERDICT_REFUSED,
-} Verdict;
-
-static const char *const verdict_names[] = {
-	"expire", "paid", "in_flight", "refused"
-};
-
-typedef struct DueBooking
-{
-	pg_uuid_t	id;
-	pg_uuid_t	slot_id;
-	pg_uuid_t	business_id;
-	bool		has_slot_id;
-	bool		has_slot;		/* slot_id names a slot that exists */
-	bool		has_business;
-	bool		payment_unlocked;	/* has a payment that phase B did not lock */
-	TimestampTz created_at;
-	Verdict		verdict;
-	const char *sqlstate;		/* of what refuses, or NULL */
-	char	   *finding;		/* why the verdict is not "expire", or NULL */
-} DueBooking;
-
-typedef struct DueBookings
-{
-	DueBooking *items;
-	int			count;
-} DueBookings;
-
-/* what is due, at which moment */
-typedef struct DueRule
-{
-	Interval	older_than;
-	TimestampTz as_of;
-	TimestampTz created_before; /* due is what was created before this */
-	TimestampTz in_flight_after;	/* payments created later are in flight */
-} DueRule;
-
-/* how far reading has come, in the order of the key */
-typedef struct ReadingKey
-{
-	TimestampTz created_at;
-	pg_uuid_t	id;
-} ReadingKey;
 
 /* one call of cusown_expire_bookings() */
 typedef struct Expiry
@@ -134,91 +76,12 @@ static const AttentionKind unexpirable = {
 	"unexpirable", ENTITY_BOOKING, "cron_failure"
 };
 
-static const char *const relations_read[] = {
-	"bookings", "slots", "payments", NULL
-};
-
 static const char *const relations_changed[] = {
 	"bookings", "slots", "payments", "audit_logs", "booking_lifecycle_audit",
 	NULL
 };
 
-PG_FUNCTION_INFO_V1(cusown_due_bookings);
 PG_FUNCTION_INFO_V1(cusown_expire_bookings);
-
-/*
- * Verdicts.  $1 created_before, $2 in_flight_after, $3 payments that we have
- * locked; the candidates come from $4 on.
- */
-#define VERDICTS(candidates) \
-	"WITH candidate AS MATERIALIZED (" candidates ")" \
-	" SELECT c.id, c.slot_id, c.created_at," \
-	" s.{slots.id} IS NOT NULL AS has_slot" \
-	"[{?bookings.business_id}, c.business_id]" \
-	"[{?payments}, p.paid_id, p.paid_status, p.in_flight_id," \
-	" p.in_flight_status, p.is_unlocked]" \
-	" FROM candidate c" \
-	" LEFT JOIN {slots} s ON s.{slots.id} = c.slot_id" \
-	"[ LEFT JOIN (SELECT p.{payments.booking_id} AS booking_id," \
-	" (pg_catalog.array_agg(p.{payments.id} ORDER BY p.{payments.id})" \
-	" FILTER (WHERE " PAID "))[1] AS paid_id," \
-	" (pg_catalog.array_agg(p.{payments.status}::text" \
-	" ORDER BY p.{payments.id})" \
-	" FILTER (WHERE " PAID "))[1] AS paid_status," \
-	" (pg_catalog.array_agg(p.{payments.id} ORDER BY p.{payments.id})" \
-	" FILTER (WHERE " IN_FLIGHT "))[1] AS in_flight_id," \
-	" (pg_catalog.array_agg(p.{payments.status}::text" \
-	" ORDER BY p.{payments.id})" \
-	" FILTER (WHERE " IN_FLIGHT "))[1] AS in_flight_status," \
-	" pg_catalog.bool_or(p.{payments.id} <> ALL ($3)) AS is_unlocked" \
-	" FROM candidate c" \
-	" JOIN {payments} p ON p.{payments.booking_id} = c.id" \
-	" GROUP BY p.{payments.booking_id}) p ON p.booking_id = c.id]" \
-	" ORDER BY c.created_at, c.id"
-
-#define PAID \
-	"p.{payments.status} = 'completed'" \
-	" OR p.{payments.status} = 'partially_refunded'"
-
-#define IN_FLIGHT \
-	"p.{payments.created_at} > $2 AND (p.{payments.status} = 'initiated'" \
-	" OR p.{payments.status} = 'pending'" \
-	" OR p.{payments.status} = 'processing')"
-
-/*
- * Where ids are given they are the way to the rows.  IS TRUE keeps the planner
- * from reading an index on status beside them, which holds every pending
- * booking.
- */
-#define IS_PENDING "(b.{bookings.status} = 'pending') IS TRUE"
-
-#define CANDIDATE \
-	"SELECT b.{bookings.id} AS id, b.{bookings.slot_id} AS slot_id," \
-	" b.{bookings.created_at} AS created_at" \
-	"[, b.{bookings.business_id} AS business_id]" \
-	" FROM {bookings} b WHERE b.{bookings.created_at} < $1"
-
-/* $4, $5 the key to read on behind, $6 how many */
-static const Template next_candidates = {
-	VERDICTS(CANDIDATE " AND b.{bookings.status} = 'pending'"
-			 " AND (b.{bookings.created_at}, b.{bookings.id}) > ($4, $5)"
-			 " ORDER BY b.{bookings.created_at}, b.{bookings.id} LIMIT $6"),
-	6, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDARRAYOID, TIMESTAMPTZOID, UUIDOID, INT8OID}
-};
-
-/* $4 the bookings to ask about */
-static const Template verdicts_of = {
-	VERDICTS(CANDIDATE " AND b.{bookings.id} = ANY ($4) AND " IS_PENDING),
-	4, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDARRAYOID, UUIDARRAYOID}
-};
-
-static const Template due_behind = {
-	"SELECT EXISTS (SELECT FROM {bookings} b"
-	" WHERE b.{bookings.status} = 'pending'"
-	" AND b.{bookings.created_at} < $1"
-	" AND (b.{bookings.created_at}, b.{bookings.id}) > ($2, $3)) AS found",
-	3, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDOID}
-};
 
 /* B */
 static const Template lock_payments = {
@@ -235,14 +98,14 @@ static const Template lock_payments = {
 static const Template lock_pairs = {
 	"SELECT b.{bookings.id} AS id FROM {bookings} b"
 	" JOIN {slots} s ON s.{slots.id} = b.{bookings.slot_id}"
-	" WHERE b.{bookings.id} = ANY ($1) AND " IS_PENDING
+	" WHERE b.{bookings.id} = ANY ($1) AND " BOOKING_IS_PENDING
 	" FOR UPDATE OF b, s SKIP LOCKED",
 	1, {UUIDARRAYOID}
 };
 
 static const Template lock_bookings = {
 	"SELECT b.{bookings.id} AS id FROM {bookings} b"
-	" WHERE b.{bookings.id} = ANY ($1) AND " IS_PENDING
+	" WHERE b.{bookings.id} = ANY ($1) AND " BOOKING_IS_PENDING
 	" FOR UPDATE SKIP LOCKED",
 	1, {UUIDARRAYOID}
 };
@@ -280,7 +143,7 @@ static const Template expire_and_free = {
 	"[, {bookings.cancelled_at} := pg_catalog.now()]"
 	"[, {bookings.cancellation_reason} := 'expired']"
 	"[, {bookings.updated_at} := pg_catalog.now()]"
-	" WHERE b.{bookings.id} = ANY ($1) AND " IS_PENDING
+	" WHERE b.{bookings.id} = ANY ($1) AND " BOOKING_IS_PENDING
 	" RETURNING b.{bookings.id} AS id, b.{bookings.slot_id} AS slot_id),"
 	" freed AS (UPDATE {slots} s SET {slots.status} := 'available'"
 	"[, {slots.reserved_until} := NULL][, {slots.updated_at} := pg_catalog.now()]"
@@ -318,204 +181,6 @@ static const Template expire_and_free = {
 	6, {UUIDARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTOID, INT8OID, INT8ARRAYOID}
 };
 
-/* what expire_and_free puts into a booking */
-static const ProposedChange cancellation = {
-	"bookings",
-	{
-		"SELECT b.tableoid, b.* FROM {bookings} b WHERE b.{bookings.id} = ANY ($1)",
-		1, {UUIDARRAYOID}
-	},
-	5,
-	{
-		{"status", "cancelled"},
-		{"cancelled_by", "system"},
-		{"cancelled_at", NULL},
-		{"cancellation_reason", "expired"},
-		{"updated_at", NULL}
-	}
-};
-
-/* ---------- reading what is due ---------- */
-
-static bool
-uuid_column(uint64 row, const char *column, pg_uuid_t *id)
-{
-	bool		isnull;
-	Datum		value = template_column(row, column, &isnull);
-
-	if (!isnull)
-		*id = *DatumGetUUIDP(value);
-	return !isnull;
-}
-
-static bool
-bool_column(uint64 row, const char *column)
-{
-	bool		isnull;
-	Datum		value = template_column(row, column, &isnull);
-
-	return !isnull && DatumGetBool(value);
-}
-
-/* "payment … is completed", or NULL where the columns are null */
-static char *
-payment_finding(uint64 row, const char *id_column, const char *status_column)
-{
-	bool		isnull;
-	Datum		id = template_column(row, id_column, &isnull);
-	Datum		status;
-
-	if (isnull)
-		return NULL;
-	status = template_column(row, status_column, &isnull);
-	return psprintf("payment %s is %s",
-					DatumGetCString(DirectFunctionCall1(uuid_out, id)),
-					TextDatumGetCString(status));
-}
-
-static void
-read_verdict(uint64 row, DueBooking *booking)
-{
-	booking->verdict = VERDICT_PAID;
-	booking->finding = payment_finding(row, "paid_id", "paid_status");
-	if (booking->finding != NULL)
-		return;
-	booking->verdict = VERDICT_IN_FLIGHT;
-	booking->finding = payment_finding(row, "in_flight_id", "in_flight_status");
-	if (booking->finding != NULL)
-		return;
-	booking->verdict = booking->has_slot ? VERDICT_EXPIRE : VERDICT_REFUSED;
-	if (!booking->has_slot)
-		booking->finding = "its slot does not exist";
-}
-
-static DueBookings
-read_due_bookings(uint64 rows)
-{
-	DueBookings due = {0};
-
-	due.items = palloc0(Max(rows, 1) * sizeof(DueBooking));
-	due.count = (int) rows;
-	for (uint64 row = 0; row < rows; row++)
-	{
-		DueBooking *booking = &due.items[row];
-		bool		isnull;
-
-		uuid_column(row, "id", &booking->id);
-		booking->has_slot_id = uuid_column(row, "slot_id", &booking->slot_id);
-		booking->has_business = uuid_column(row, "business_id",
-											&booking->business_id);
-		booking->has_slot = bool_column(row, "has_slot");
-		booking->payment_unlocked = bool_column(row, "is_unlocked");
-		booking->created_at =
-			DatumGetTimestampTz(template_column(row, "created_at", &isnull));
-		read_verdict(row, booking);
-	}
-	SPI_freetuptable(SPI_tuptable);
-	return due;
-}
-
-static UuidList
-ids_with_verdict(const DueBookings *due, Verdict verdict)
-{
-	UuidList	ids = {0};
-
-	for (int i = 0; i < due->count; i++)
-	{
-		if (due->items[i].verdict == verdict)
-			uuid_list_append(&ids, &due->items[i].id);
-	}
-	return ids;
-}
-
-/* rows come in any order */
-static int
-compare_refused(const void *a, const void *b)
-{
-	return memcmp(&(*(RefusedRow *const *) a)->id,
-				  &(*(RefusedRow *const *) b)->id, sizeof(pg_uuid_t));
-}
-
-static void
-refuse(DueBooking *booking, const char *constraint)
-{
-	booking->verdict = VERDICT_REFUSED;
-	booking->sqlstate = "23514";
-	booking->finding = psprintf("check constraint \"%s\" refuses to cancel it",
-								constraint);
-}
-
-/* turns the verdict of bookings that a CHECK would refuse */
-static void
-ask_checks(Binding *binding, DueBookings *due, bool read_only)
-{
-	UuidList	ids = ids_with_verdict(due, VERDICT_EXPIRE);
-	List	   *list = row_check_refused(binding, &cancellation, &ids, read_only);
-	int			count = list_length(list);
-	RefusedRow **refused = palloc(Max(count, 1) * sizeof(RefusedRow *));
-
-	for (int i = 0; i < count; i++)
-		refused[i] = list_nth(list, i);
-	qsort(refused, count, sizeof(RefusedRow *), compare_refused);
-	for (int i = 0; i < due->count; i++)
-	{
-		RefusedRow	wanted = {due->items[i].id, NULL};
-		RefusedRow *key = &wanted;
-		RefusedRow **found = bsearch(&key, refused, count,
-									 sizeof(RefusedRow *), compare_refused);
-
-		if (found != NULL)
-			refuse(&due->items[i], (*found)->constraint);
-	}
-}
-
-static DueBookings
-read_candidates(Binding *binding, const DueRule *rule, const ReadingKey *key,
-				bool read_only)
-{
-	UuidList	none = {0};
-	Datum		values[6];
-
-	values[0] = TimestampTzGetDatum(rule->created_before);
-	values[1] = TimestampTzGetDatum(rule->in_flight_after);
-	values[2] = uuid_list_datum(&none);
-	values[3] = TimestampTzGetDatum(key->created_at);
-	values[4] = UUIDPGetDatum(&key->id);
-	values[5] = Int64GetDatum(cusown_batch_size);
-	return read_due_bookings(template_execute(binding, &next_candidates,
-											  values, NULL, read_only));
-}
-
-static DueBookings
-read_verdicts(Binding *binding, const DueRule *rule, const UuidList *bookings,
-			  const UuidList *locked_payments)
-{
-	Datum		values[4];
-
-	values[0] = TimestampTzGetDatum(rule->created_before);
-	values[1] = TimestampTzGetDatum(rule->in_flight_after);
-	values[2] = uuid_list_datum(locked_payments);
-	values[3] = uuid_list_datum(bookings);
-	return read_due_bookings(template_execute(binding, &verdicts_of,
-											  values, NULL, false));
-}
-
-static void
-move_key(ReadingKey *key, const DueBooking *booking)
-{
-	key->created_at = booking->created_at;
-	key->id = booking->id;
-}
-
-static ReadingKey
-first_key(void)
-{
-	ReadingKey	key = {0};
-
-	TIMESTAMP_NOBEGIN(key.created_at);
-	return key;
-}
-
 /* ---------- the worklist ---------- */
 
 /*
@@ -526,15 +191,9 @@ static void
 still_there(Binding *binding, const AttentionKind *kind, const UuidList *ids,
 			UuidList *there)
 {
-	DueRule		any_age = {0};
-	UuidList	none = {0};
-	DueBookings pending;
+	DueBookings pending = due_read_any_age(binding, ids);
 	Verdict		wanted = kind == &paid_pending ? VERDICT_PAID : VERDICT_REFUSED;
 
-	TIMESTAMP_NOEND(any_age.created_before);
-	TIMESTAMP_NOEND(any_age.in_flight_after);
-	pending = read_verdicts(binding, &any_age, ids, &none);
-	ask_checks(binding, &pending, false);
 	for (int i = 0; i < pending.count; i++)
 	{
 		if (pending.items[i].verdict == wanted)
@@ -590,7 +249,7 @@ choose(Expiry *expiry, const DueBookings *window)
 	{
 		const DueBooking *booking = &window->items[i];
 
-		move_key(&expiry->key, booking);
+		due_move_key(&expiry->key, booking);
 		if (booking->verdict == VERDICT_IN_FLIGHT ||
 			uuid_list_contains(&backed_off, &booking->id) ||
 			(booking->verdict != VERDICT_EXPIRE &&
@@ -623,9 +282,9 @@ share_lock_payments(Binding *binding, DueBookings *due, Locked *locked)
 	{
 		pg_uuid_t	id;
 
-		if (uuid_column(row, "locked_id", &id))
+		if (template_uuid(row, "locked_id", &id))
 			uuid_list_append(&locked->payments, &id);
-		else if (uuid_column(row, "booking_id", &id))
+		else if (template_uuid(row, "booking_id", &id))
 			uuid_list_append(&in_change, &id);
 	}
 	SPI_freetuptable(SPI_tuptable);
@@ -657,7 +316,7 @@ lock_rows(Binding *binding, const Template *statement, const UuidList *ids,
 static void
 lock_chosen(Binding *binding, const DueBookings *due, Locked *locked)
 {
-	UuidList	to_expire = ids_with_verdict(due, VERDICT_EXPIRE);
+	UuidList	to_expire = due_ids_with_verdict(due, VERDICT_EXPIRE);
 	UuidList	for_humans = {0};
 
 	for (int i = 0; i < due->count; i++)
@@ -681,7 +340,7 @@ decide(Expiry *expiry, Locked *locked)
 	DueBookings due;
 	int			kept = 0;
 
-	due = read_verdicts(expiry->binding, &expiry->rule, &locked->bookings,
+	due = due_read_again(expiry->binding, &expiry->rule, &locked->bookings,
 						&locked->payments);
 	for (int i = 0; i < due.count; i++)
 	{
@@ -695,7 +354,7 @@ decide(Expiry *expiry, Locked *locked)
 		due.items[kept++] = *booking;
 	}
 	due.count = kept;
-	ask_checks(expiry->binding, &due, false);
+	due_ask_checks(expiry->binding, &due, false);
 	return due;
 }
 
@@ -748,7 +407,7 @@ find_slots_to_free(Expiry *expiry, const DueBookings *due,
 		SlotToFree *slot = &slots.items[row];
 		bool		isnull;
 
-		uuid_column(row, "id", &slot->id);
+		template_uuid(row, "id", &slot->id);
 		slot->status = TextDatumGetCString(template_column(row, "status",
 														   &isnull));
 		slot->standing = uuid_list_count(&occupied, &slot->id);
@@ -800,7 +459,7 @@ count_audited(Expiry *expiry, uint64 rows)
 static void
 expire(Expiry *expiry, const DueBookings *due)
 {
-	UuidList	bookings = ids_with_verdict(due, VERDICT_EXPIRE);
+	UuidList	bookings = due_ids_with_verdict(due, VERDICT_EXPIRE);
 	int64		age = expiry->rule.as_of - expiry->rule.created_before;
 	SlotsToFree slots;
 	Datum		values[6];
@@ -824,8 +483,8 @@ expire_window(Expiry *expiry)
 	DueBookings due;
 	Locked		locked = {0};
 
-	window = read_candidates(expiry->binding, &expiry->rule, &expiry->key,
-							 false);
+	window = due_read_next(expiry->binding, &expiry->rule, &expiry->key,
+						   cusown_batch_size, false);
 	if (window.count == 0)
 		return false;
 	due = choose(expiry, &window);
@@ -842,18 +501,6 @@ expire_window(Expiry *expiry)
 }
 
 /* ---------- the verbs ---------- */
-
-static bool
-is_due_behind(const Expiry *expiry)
-{
-	Datum		values[3];
-
-	values[0] = TimestampTzGetDatum(expiry->rule.created_before);
-	values[1] = TimestampTzGetDatum(expiry->key.created_at);
-	values[2] = UUIDPGetDatum(&expiry->key.id);
-	template_execute(expiry->binding, &due_behind, values, NULL, false);
-	return bool_column(0, "found");
-}
 
 static void
 ask_state_machine(const Binding *binding)
@@ -892,39 +539,8 @@ expire_body(void *state)
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(window_context);
 	}
-	expiry->more = goes_on && is_due_behind(expiry);
-}
-
-static DueRule
-due_rule(FunctionCallInfo fcinfo, int older_than_arg, TimestampTz as_of)
-{
-	DueRule		rule;
-	Interval	ttl = {0};
-	Interval	grace = {0};
-	Interval   *older_than = &ttl;
-
-	ttl.time = cusown_booking_ttl * USECS_PER_SEC;
-	grace.time = cusown_processing_grace * USECS_PER_SEC;
-	if (!PG_ARGISNULL(older_than_arg))
-	{
-		older_than = PG_GETARG_INTERVAL_P(older_than_arg);
-		verb_check_interval(older_than, "older_than");
-	}
-	rule.older_than = *older_than;
-	rule.as_of = as_of;
-	rule.created_before = verb_before(as_of, older_than);
-	rule.in_flight_after = verb_before(as_of, &grace);
-	return rule;
-}
-
-static TimestampTz
-as_of_argument(FunctionCallInfo fcinfo, int arg)
-{
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("as_of must not be null")));
-	return PG_GETARG_TIMESTAMPTZ(arg);
+	expiry->more = goes_on && due_is_any_behind(expiry->binding, &expiry->rule,
+												  &expiry->key);
 }
 
 /*
@@ -950,6 +566,7 @@ Datum
 cusown_expire_bookings(PG_FUNCTION_ARGS)
 {
 	Expiry		expiry = {0};
+	Interval	older_than = due_booking_ttl();
 	TupleDesc	desc;
 	Datum		values[4];
 	bool		nulls[4] = {false};
@@ -963,9 +580,11 @@ cusown_expire_bookings(PG_FUNCTION_ARGS)
 	expiry.max_rows = PG_GETARG_INT32(1);
 	expiry.source = PG_ARGISNULL(3) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(3));
 	verb_check_source(expiry.source);
-	expiry.rule = due_rule(fcinfo, 0, as_of_argument(fcinfo, 2));
+	if (!PG_ARGISNULL(0))
+		older_than = *PG_GETARG_INTERVAL_P(0);
+	expiry.rule = due_rule(&older_than, verb_as_of(fcinfo, 2));
 	verb_check_as_of(expiry.rule.as_of, dry_run);
-	expiry.key = first_key();
+	expiry.key = due_first_key();
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -977,102 +596,4 @@ cusown_expire_bookings(PG_FUNCTION_ARGS)
 	values[3] = BoolGetDatum(expiry.more);
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values,
 											 nulls));
-}
-
-/* one call of cusown_due_bookings() */
-typedef struct Report
-{
-	DueRule		rule;
-	ReturnSetInfo *result;
-} Report;
-
-static TimestampTz
-due_since(const DueRule *rule, const DueBooking *booking)
-{
-	return verb_after(booking->created_at, &rule->older_than);
-}
-
-static void
-put_row(const Report *report, const DueBooking *booking)
-{
-	Datum		values[7];
-	bool		nulls[7] = {false};
-
-	values[0] = UUIDPGetDatum(&booking->id);
-	values[1] = UUIDPGetDatum(&booking->slot_id);
-	nulls[1] = !booking->has_slot_id;
-	values[2] = UUIDPGetDatum(&booking->business_id);
-	nulls[2] = !booking->has_business;
-	values[3] = CStringGetTextDatum("older_than");
-	values[4] = TimestampTzGetDatum(due_since(&report->rule, booking));
-	values[5] = CStringGetTextDatum(verdict_names[booking->verdict]);
-	nulls[6] = booking->finding == NULL;
-	values[6] = nulls[6] ? (Datum) 0 : CStringGetTextDatum(booking->finding);
-	tuplestore_putvalues(report->result->setResult, report->result->setDesc,
-						 values, nulls);
-}
-
-static bool
-report_window(Binding *binding, const Report *report, ReadingKey *key)
-{
-	DueBookings due = read_candidates(binding, &report->rule, key, true);
-
-	if (due.count == 0)
-		return false;
-	ask_checks(binding, &due, true);
-	for (int i = 0; i < due.count; i++)
-		put_row(report, &due.items[i]);
-	move_key(key, &due.items[due.count - 1]);
-	return true;
-}
-
-static void
-report_body(void *state)
-{
-	Report	   *report = state;
-	Binding    *binding = binding_use(relations_read);
-	ReadingKey	key = first_key();
-	MemoryContext window_context;
-	MemoryContext caller;
-	bool		goes_on = true;
-
-	verb_check_row_security(binding, relations_read);
-	window_context = AllocSetContextCreate(CurrentMemoryContext,
-										   "cusown_ops due bookings window",
-										   ALLOCSET_DEFAULT_SIZES);
-	while (goes_on)
-	{
-		CHECK_FOR_INTERRUPTS();
-		caller = MemoryContextSwitchTo(window_context);
-		goes_on = report_window(binding, report, &key);
-		MemoryContextSwitchTo(caller);
-		MemoryContextReset(window_context);
-	}
-}
-
-/*
- * cusown_due_bookings(older_than interval DEFAULT NULL,
- *		as_of timestamptz DEFAULT now(), OUT booking_id uuid,
- *		OUT slot_id uuid, OUT business_id uuid, OUT rule text,
- *		OUT due_since timestamptz, OUT verdict text, OUT finding text)
- *		RETURNS SETOF record
- *
- * Pending bookings older than older_than (NULL: booking_ttl), oldest first,
- * and what an expiry run would do with each.  Writes and locks nothing.
- *
- * Errors: UO001 nothing attached; 22023, 22004 arguments; 42501 row-level
- * security would hide rows.
- *
- * Source: runbook "Cron Failure", symptoms.
- */
-Datum
-cusown_due_bookings(PG_FUNCTION_ARGS)
-{
-	Report		report;
-
-	report.rule = due_rule(fcinfo, 0, as_of_argument(fcinfo, 1));
-	InitMaterializedSRF(fcinfo, 0);
-	report.result = (ReturnSetInfo *) fcinfo->resultinfo;
-	verb_run(report_body, &report, false);
-	return (Datum) 0;
 }

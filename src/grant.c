@@ -242,15 +242,6 @@ grant_or_revoke(bool is_grant, ObjectType type, Node *object,
 	CommandCounterIncrement();
 }
 
-static char *
-text_column(uint64 row, const char *column)
-{
-	bool		isnull;
-	Datum		value = template_column(row, column, &isnull);
-
-	return isnull ? NULL : TextDatumGetCString(value);
-}
-
 /* a row of member_acls */
 static void
 revoke_all(uint64 row)
@@ -259,9 +250,9 @@ revoke_all(uint64 row)
 	Oid			oid = DatumGetObjectId(template_column(row, "oid", &isnull));
 	Oid			grantee = DatumGetObjectId(template_column(row, "grantee",
 														   &isnull));
-	char	   *kind = text_column(row, "kind");
-	char	   *schema = text_column(row, "schema");
-	char	   *name = text_column(row, "name");
+	char	   *kind = template_text(row, "kind");
+	char	   *schema = template_text(row, "schema");
+	char	   *name = template_text(row, "name");
 
 	if (strcmp(kind, "f") == 0)
 		grant_or_revoke(false, OBJECT_FUNCTION, function_object(oid), NULL,
@@ -470,7 +461,7 @@ static char *
 public_schema(void)
 {
 	template_execute(NULL, &extension_schema, NULL, NULL, false);
-	return text_column(0, "schema");
+	return template_text(0, "schema");
 }
 
 static void

@@ -359,6 +359,38 @@ template_column(uint64 row, const char *column, bool *isnull)
 						 number, isnull);
 }
 
+/* likewise, as a C string; NULL for null */
+char *
+template_text(uint64 row, const char *column)
+{
+	bool		isnull;
+	Datum		value = template_column(row, column, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+/* likewise; false for null, and *id is left alone */
+bool
+template_uuid(uint64 row, const char *column, pg_uuid_t *id)
+{
+	bool		isnull;
+	Datum		value = template_column(row, column, &isnull);
+
+	if (!isnull)
+		*id = *DatumGetUUIDP(value);
+	return !isnull;
+}
+
+/* likewise; false for null */
+bool
+template_bool(uint64 row, const char *column)
+{
+	bool		isnull;
+	Datum		value = template_column(row, column, &isnull);
+
+	return !isnull && DatumGetBool(value);
+}
+
 /*
  * Text of DDL for a human to read and run, never run by us: %I is an
  * identifier, quoted where needed; %s is text as it is.

@@ -9,6 +9,7 @@
 #define CUSOWN_TEMPLATE_H
 
 #include "executor/spi.h"
+#include "utils/uuid.h"
 
 #include "binding.h"
 
@@ -25,6 +26,9 @@ extern uint64 template_execute(Binding *binding, const Template *statement,
 							   const Datum *values, const char *nulls,
 							   bool read_only);
 extern Datum template_column(uint64 row, const char *column, bool *isnull);
+extern char *template_text(uint64 row, const char *column);
+extern bool template_uuid(uint64 row, const char *column, pg_uuid_t *id);
+extern bool template_bool(uint64 row, const char *column);
 extern char *template_ddl(const char *pattern,...);
 
 #endif							/* CUSOWN_TEMPLATE_H */

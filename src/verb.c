@@ -140,6 +140,16 @@ verb_check_source(const char *source)
 			 errhint("Sources are manual, cron, worker, lazy_heal and application.")));
 }
 
+TimestampTz
+verb_as_of(FunctionCallInfo fcinfo, int arg)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("as_of must not be null")));
+	return PG_GETARG_TIMESTAMPTZ(arg);
+}
+
 /* cancelled is final: a clock that runs ahead must not cancel anything */
 void
 verb_check_as_of(TimestampTz as_of, bool dry_run)

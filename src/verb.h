@@ -9,6 +9,7 @@
 #define CUSOWN_VERB_H
 
 #include "datatype/timestamp.h"
+#include "fmgr.h"
 
 #include "binding.h"
 
@@ -20,6 +21,7 @@ extern void verb_check_row_security(const Binding *binding,
 extern void verb_check_unattended(const Binding *binding,
 								  const char *source);
 extern void verb_check_source(const char *source);
+extern TimestampTz verb_as_of(FunctionCallInfo fcinfo, int arg);
 extern void verb_check_as_of(TimestampTz as_of, bool dry_run);
 extern void verb_check_interval(const Interval *interval, const char *name);
 extern TimestampTz verb_before(TimestampTz as_of, const Interval *interval);

@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(161);
+SELECT plan(181);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -95,9 +95,14 @@ INSERT INTO t.act (what, sql) VALUES
   ('detach',                     'SELECT cusown_detach()'),
   ('add a transition',           'INSERT INTO cusown_ops.state_transition VALUES (''public'', ''slot'', ''a'', ''b'', ''c'')'),
   ('remove transitions',         'DELETE FROM cusown_ops.state_transition'),
+  ('change transitions',         'UPDATE cusown_ops.state_transition SET event = event'),
+  ('add to the worklist',        'INSERT INTO cusown_ops.attention (app_schema, kind, entity, entity_id, runbook, finding, next_try) VALUES (''public'', ''x'', ''booking'', gen_random_uuid(), ''x'', ''x'', now())'),
+  ('change the worklist',        'UPDATE cusown_ops.attention SET note = note'),
   ('empty the worklist',         'DELETE FROM cusown_ops.attention'),
   ('truncate the worklist',      'TRUNCATE cusown_ops.attention'),
   ('write a binding',            'INSERT INTO cusown_ops.binding VALUES (''x'', ''bookings'', '''', ''x'', ''x'')'),
+  ('change a binding',           'UPDATE cusown_ops.binding SET bound_name = bound_name'),
+  ('remove bindings',            'DELETE FROM cusown_ops.binding'),
   ('truncate the binding',       'TRUNCATE cusown_ops.binding'),
   ('use the worklist''s sequence', 'SELECT nextval(''cusown_ops.attention_id_seq'')'),
   ('make a table of its own there', 'CREATE TABLE cusown_ops.planted ()'),
@@ -121,12 +126,13 @@ SELECT p, w FROM unnest(ARRAY['monitor', 'application', 'operator']) p,
                'see added transitions', 'call shipped_transitions()', 'read bookings']) w
 UNION ALL
 SELECT p, w FROM unnest(ARRAY['application', 'operator']) p,
-  unnest(ARRAY['expire', 'expire as a dry run', 'cancel a booking by itself', 'read audit rows',
+  unnest(ARRAY['expire', 'expire as a dry run', 'add to the worklist', 'change the worklist', 'cancel a booking by itself', 'read audit rows',
                'write audit rows']) w
 UNION ALL
 SELECT 'operator', w FROM unnest(ARRAY[
   'close an entry', 'attach', 'attach as a dry run', 'detach', 'add a transition',
-  'remove transitions', 'write a binding']) w;
+  'change transitions', 'remove transitions', 'write a binding', 'change a binding',
+  'remove bindings']) w;
 
 -- an assertion for each act of a profile
 CREATE FUNCTION t.check_profile(p_profile text) RETURNS SETOF text
