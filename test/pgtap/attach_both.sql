@@ -112,7 +112,8 @@ SELECT is(t.refusal('SELECT cusown_due_bookings()'),
           'also where one is chosen');
 RESET cusown_ops.app_schema;
 
-SELECT is_empty($$SELECT * FROM cusown_attach() WHERE status = 'missing'$$, 'the application in public can be attached');
+SELECT is_empty($$SELECT * FROM cusown_attach() WHERE status = 'missing'$$,
+                'the application in public can be attached');
 SELECT is(count(*), 2::bigint, 'the only one that is attached needs not be chosen') FROM cusown_due_bookings();
 
 SELECT is_empty(format($$SELECT * FROM cusown_attach('shop', %L) WHERE status = 'missing'$$, :'minimal_mapping'),
@@ -214,7 +215,8 @@ SELECT matches(t.refusal('SELECT cusown_expire_bookings()'), '^UO001: column sta
                'for each verb');
 SET cusown_ops.app_schema = 'public';
 SELECT is(count(*), 1::bigint, 'the other application works on') FROM cusown_due_bookings();
-SELECT count(*) FROM cusown_attach('shop', jsonb_set(:'minimal_mapping', '{bookings,columns,status}', '"condition"')) \g /dev/null
+SELECT count(*) FROM cusown_attach('shop',
+  jsonb_set(:'minimal_mapping', '{bookings,columns,status}', '"condition"')) \g /dev/null
 SET cusown_ops.app_schema = 'shop';
 SELECT is(count(*), 0::bigint, 'attaching again mends it') FROM cusown_due_bookings();
 SELECT is(count(*), 1::bigint, 'and it works by the new name') FROM cusown_due_bookings('1 h');
@@ -222,7 +224,8 @@ SELECT is(count(*), 1::bigint, 'and it works by the new name') FROM cusown_due_b
 -- a table of the application in a schema of its own
 CREATE SCHEMA billing;
 ALTER TABLE shop.charge SET SCHEMA billing;
-SELECT matches(t.refusal('SELECT cusown_due_bookings()'), '^UO001: relation shop.charge, bound as payments, does not exist',
+SELECT matches(t.refusal('SELECT cusown_due_bookings()'),
+               '^UO001: relation shop.charge, bound as payments, does not exist',
                'a table that went elsewhere is UO001, which names it');
 SELECT count(*) FROM cusown_attach('shop',
   jsonb_set(jsonb_set(:'minimal_mapping', '{bookings,columns,status}', '"condition"'),
@@ -241,7 +244,8 @@ RESET cusown_ops.app_schema;
 SELECT cusown_detach('public');
 SELECT is(count(*), :others_rows::bigint, 'one application is detached, the others are not') FROM cusown_ops.binding;
 SELECT is_empty('SELECT * FROM cusown_ops.binding WHERE app_schema = ''public''', 'nothing of it is left');
-SELECT matches(t.refusal('SELECT cusown_due_bookings()'), '^UO001: several applications are attached: "(Tenant "+7"+", "shop"|shop", "Tenant "+7"+)',
+SELECT matches(t.refusal('SELECT cusown_due_bookings()'),
+               '^UO001: several applications are attached: "(Tenant "+7"+", "shop"|shop", "Tenant "+7"+)',
                'the error names those that are attached');
 SELECT is(t.worklist(), 'Tenant "7" paid_pending closed 1, public paid_pending closed 1, shop paid_pending closed 1',
           'its worklist is kept');

@@ -20,7 +20,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(210);
+SELECT plan(212);
 
 --
 -- Helpers
@@ -706,7 +706,8 @@ SELECT t.booking('a'), t.payment('a', 'failed', '20 h', 'a1'), t.payment('a', 'r
 SELECT is(cusown_expire_bookings()::text, '(1,1,2,f)', 'of several payments each one counts');
 SELECT is(t.board(), 'a: cancelled/available, b: pending/reserved, c: pending/reserved, d: pending/reserved',
           'only the booking all of whose payments are over expires');
-SELECT is(t.worklist(), 'c: paid_pending open 1, d: paid_pending open 1', 'a paid one is paid, whatever else is in flight');
+SELECT is(t.worklist(), 'c: paid_pending open 1, d: paid_pending open 1',
+          'a paid one is paid, whatever else is in flight');
 
 --
 -- What the application's database refuses
@@ -722,7 +723,8 @@ SELECT is(cusown_expire_bookings()::text, '(1,1,1,f)',
 SELECT is(finding, 'check constraint "no "system" for guests" refuses to cancel it', 'and named')
   FROM cusown_ops.attention;
 ALTER TABLE bookings DROP CONSTRAINT "no ""system"" for guests";
-SELECT is(cusown_expire_bookings()::text, '(1,1,0,f)', 'once it is dropped the entry is closed and the booking expires');
+SELECT is(cusown_expire_bookings()::text, '(1,1,0,f)',
+          'once it is dropped the entry is closed and the booking expires');
 
 SELECT t.clear();
 CREATE FUNCTION refuse_vip() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -912,6 +914,21 @@ SELECT matches(t.refusal(format('SELECT cusown_attention_resolve(%s, ''x'')', :e
 COMMIT;
 SELECT is(t.worklist(), 'b: paid_pending open 2', 'and is as open as it was');
 
+SELECT t.clear();
+SELECT t.booking('b'), t.payment('b', 'completed') \g /dev/null
+SELECT cusown_expire_bookings() \g /dev/null
+SELECT cusown_attention_resolve(id, 'Refund under way') FROM cusown_ops.attention \g /dev/null
+SELECT t.pay('b', 'refunded');
+SELECT is(cusown_expire_bookings()::text, '(1,1,0,f)',
+          'an entry that was closed by hand keeps nothing back once its finding is gone');
+
+SELECT t.clear();
+SELECT t.booking('b'), t.payment('b', 'completed') \g /dev/null
+SELECT cusown_expire_bookings() \g /dev/null
+SELECT t.pay('b', 'refunded');
+SELECT is(cusown_expire_bookings(as_of => now() - interval '1 min')::text, '(1,1,0,f)',
+          'nor does one that the run itself has closed, also as of a minute ago');
+
 --
 -- A long worklist
 --
@@ -971,7 +988,8 @@ SELECT t.booking(s) FROM unnest(ARRAY['manual', 'cron', 'worker', 'lazy_heal', '
 UPDATE bookings SET created_at = created_at - ordinality * interval '1 min'
   FROM unnest(ARRAY['manual', 'cron', 'worker', 'lazy_heal', 'application']) WITH ORDINALITY s (name, ordinality)
  WHERE booking_id = 'CO-' || s.name;
-SELECT is(cusown_expire_bookings(max_rows => 1, source => s)::text, '(1,1,0,' || CASE s WHEN 'manual' THEN 'f' ELSE 't' END || ')',
+SELECT is(cusown_expire_bookings(max_rows => 1, source => s)::text,
+          CASE s WHEN 'manual' THEN '(1,1,0,f)' ELSE '(1,1,0,t)' END,
           'source ' || s || ' is known')
   FROM unnest(ARRAY['application', 'lazy_heal', 'worker', 'cron', 'manual']) s;
 SELECT results_eq(
@@ -1002,7 +1020,8 @@ COMMIT;
 SELECT 'tap_blind_' || pg_backend_pid() AS blind \gset
 CREATE ROLE :"blind";
 SELECT ddl FROM cusown_grant(:'blind', 'operator') ddl WHERE ddl NOT LIKE 'ALTER ROLE%' \gexec
-SELECT is(t.as_role(:'blind', 'SELECT count(*) FROM bookings'), '0', 'a role that row-level security blinds sees no booking');
+SELECT is(t.as_role(:'blind', 'SELECT count(*) FROM bookings'), '0',
+          'a role that row-level security blinds sees no booking');
 SELECT matches(t.refusal(format('SELECT t.as_role(%L, ''SELECT cusown_expire_bookings()'')', :'blind')),
                '^42501 .*BYPASSRLS', 'it may not believe that there is nothing to expire');
 SELECT matches(t.refusal(format('SELECT t.as_role(%L, ''SELECT cusown_due_bookings()'')', :'blind')),

@@ -93,10 +93,13 @@ INSERT INTO t.act (what, sql) VALUES
   ('attach',                     'SELECT count(*) FROM cusown_attach()'),
   ('attach as a dry run',        'SELECT count(*) FROM cusown_attach(''public'', ''{}'', true)'),
   ('detach',                     'SELECT cusown_detach()'),
-  ('add a transition',           'INSERT INTO cusown_ops.state_transition VALUES (''public'', ''slot'', ''a'', ''b'', ''c'')'),
+  ('add a transition',
+   'INSERT INTO cusown_ops.state_transition VALUES (''public'', ''slot'', ''a'', ''b'', ''c'')'),
   ('remove transitions',         'DELETE FROM cusown_ops.state_transition'),
   ('change transitions',         'UPDATE cusown_ops.state_transition SET event = event'),
-  ('add to the worklist',        'INSERT INTO cusown_ops.attention (app_schema, kind, entity, entity_id, runbook, finding, next_try) VALUES (''public'', ''x'', ''booking'', gen_random_uuid(), ''x'', ''x'', now())'),
+  ('add to the worklist',
+   'INSERT INTO cusown_ops.attention (app_schema, kind, entity, entity_id, runbook, finding, next_try)
+    VALUES (''public'', ''x'', ''booking'', gen_random_uuid(), ''x'', ''x'', now())'),
   ('change the worklist',        'UPDATE cusown_ops.attention SET note = note'),
   ('empty the worklist',         'DELETE FROM cusown_ops.attention'),
   ('truncate the worklist',      'TRUNCATE cusown_ops.attention'),
@@ -115,7 +118,9 @@ INSERT INTO t.act (what, sql) VALUES
   ('delete bookings',            'DELETE FROM bookings WHERE false'),
   ('delete slots',               'DELETE FROM slots WHERE false'),
   ('read audit rows',            'SELECT count(*) FROM audit_logs'),
-  ('write audit rows',           'INSERT INTO audit_logs (action_type, entity_type, created_at) VALUES (''data_corrected'', ''booking'', clock_timestamp())'),
+  ('write audit rows',
+   'INSERT INTO audit_logs (action_type, entity_type, created_at)
+    VALUES (''data_corrected'', ''booking'', clock_timestamp())'),
   ('change audit rows',          'UPDATE audit_logs SET description = ''x'' WHERE false'),
   ('read the businesses',        'SELECT count(*) FROM businesses');
 
@@ -126,8 +131,8 @@ SELECT p, w FROM unnest(ARRAY['monitor', 'application', 'operator']) p,
                'see added transitions', 'call shipped_transitions()', 'read bookings']) w
 UNION ALL
 SELECT p, w FROM unnest(ARRAY['application', 'operator']) p,
-  unnest(ARRAY['expire', 'expire as a dry run', 'add to the worklist', 'change the worklist', 'cancel a booking by itself', 'read audit rows',
-               'write audit rows']) w
+  unnest(ARRAY['expire', 'expire as a dry run', 'add to the worklist', 'change the worklist',
+               'cancel a booking by itself', 'read audit rows', 'write audit rows']) w
 UNION ALL
 SELECT 'operator', w FROM unnest(ARRAY[
   'close an entry', 'attach', 'attach as a dry run', 'detach', 'add a transition',
@@ -168,7 +173,8 @@ SELECT is_empty(
      WHERE c.relnamespace = 'cusown_ops'::regnamespace AND c.relkind IN ('r', 'v', 'S')
        AND NOT r.rolsuper AND r.rolname !~ '^pg_'
        AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege(r.oid, c.oid, 'USAGE, SELECT, UPDATE')
-           ELSE has_table_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER') END$$,
+           ELSE has_table_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, '
+                                                   'REFERENCES, TRIGGER') END$$,
   'nor use a table, view or sequence of it');
 SELECT is_empty(
   $$SELECT rolname FROM pg_roles WHERE NOT rolsuper AND rolname !~ '^pg_'
@@ -180,8 +186,8 @@ SELECT t.check_profile('stranger');
 -- Granting
 --
 
-SELECT throws_ok(format('SELECT cusown_grant(%s, ''owner'')', 'quote_ident(' || quote_literal(:'operator') || ')::regrole'),
-                 '22023', 'unknown profile "owner"', 'an unknown profile is refused');
+SELECT throws_ok(format('SELECT cusown_grant(quote_ident(%L)::regrole, ''owner'')', :'operator'), '22023',
+                 'unknown profile "owner"', 'an unknown profile is refused');
 SELECT throws_ok($$SELECT cusown_grant('-', 'monitor')$$, '22023', NULL, 'no profile is granted to PUBLIC');
 
 CREATE TABLE t.ddl AS
@@ -234,7 +240,8 @@ SELECT is(t.try('operator', 'SELECT count(*) FROM cusown_attach()'),
           :'names', 'the operator attaches again');
 SELECT is(t.try('operator', 'SELECT count(*) FROM cusown_attach() WHERE attribute LIKE ''row-level security%'''),
           '0', 'and is not warned of row-level security, which it passes by');
-SELECT is(t.try('stranger', 'SELECT cusown_expire_bookings()'), '42501', 'a role without a profile still can do nothing');
+SELECT is(t.try('stranger', 'SELECT cusown_expire_bookings()'), '42501',
+          'a role without a profile still can do nothing');
 
 --
 -- Nobody watches a job: it must not have a superuser's rights where a table's

@@ -61,7 +61,7 @@ $node->safe_psql(
 	DROP EXTENSION cusown_ops;
 });
 is(difference(dump_of('leaving'), $all_before), 'none',
-	'created, attached, granted, tried and dropped, it leaves schema and data byte by byte as they were'
+	'created, tried and dropped, it leaves schema and data byte by byte as they were'
 );
 
 $node->safe_psql(

@@ -52,7 +52,8 @@ is($session->query_safe($report), $due, 'a session on the standby reports');
 $primary->safe_psql(
 	'app', q{
 	ALTER TABLE bookings RENAME COLUMN status TO condition;
-	SELECT count(*) FROM cusown_attach('public', '{"bookings": {"columns": {"status": "condition"}}}');
+	SELECT count(*) FROM cusown_attach('public',
+	  '{"bookings": {"columns": {"status": "condition"}}}');
 });
 $primary->wait_for_catchup($standby, 'replay');
 is($session->query_safe($report),

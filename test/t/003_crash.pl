@@ -63,13 +63,16 @@ is($node->safe_psql('app', 'SELECT cusown_expire_bookings()'),
 # a slow application, so that there is a middle
 $node->safe_psql(
 	'app', q{
-	INSERT INTO slots (id, business_id, date, start_time, end_time, status, reserved_until)
-	SELECT md5('many ' || i)::uuid, md5('business tutor')::uuid, date '2030-01-01' + i, '09:00', '09:45',
-	       'reserved', now() - interval '1 day'
+	INSERT INTO slots (id, business_id, date, start_time, end_time, status,
+	                   reserved_until)
+	SELECT md5('many ' || i)::uuid, md5('business tutor')::uuid,
+	       date '2030-01-01' + i, '09:00', '09:45', 'reserved', now() - interval '1 day'
 	  FROM generate_series(1, 2000) i;
-	INSERT INTO bookings (id, business_id, slot_id, customer_name, customer_phone, booking_id, created_at)
-	SELECT md5('many ' || i)::uuid, md5('business tutor')::uuid, md5('many ' || i)::uuid, 'Customer',
-	       '+15550009999', 'many ' || i, now() - interval '25 h'
+	INSERT INTO bookings (id, business_id, slot_id, customer_name,
+	                      customer_phone, booking_id, created_at)
+	SELECT md5('many ' || i)::uuid, md5('business tutor')::uuid,
+	       md5('many ' || i)::uuid, 'Customer', '+15550009999', 'many ' || i,
+	       now() - interval '25 h'
 	  FROM generate_series(1, 2000) i;
 	CREATE SEQUENCE progress;
 	CREATE FUNCTION slow_down() RETURNS trigger LANGUAGE plpgsql AS $$
