@@ -88,6 +88,8 @@ SELECT * FROM cusown_expire_bookings();
 SELECT * FROM worklist WHERE open;
 
 SELECT cusown_attention_resolve(id, '') FROM cusown_ops.attention WHERE closed_at IS NULL; -- fails
+SELECT cusown_attention_resolve(1, NULL); -- fails
+SELECT cusown_attention_resolve(NULL, 'note'); -- fails
 DO $$ -- fails, with UO002
 BEGIN
   PERFORM cusown_attention_resolve(-1, 'note');

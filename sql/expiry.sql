@@ -95,6 +95,19 @@ SET cusown_ops.booking_ttl = '1min';
 SELECT count(*) FROM cusown_due_bookings();
 RESET cusown_ops.booking_ttl;
 
+-- a month is as long as the calendar's: due since the same day of the next one,
+-- or its last
+BEGIN;
+UPDATE bookings SET created_at = '2024-01-31 12:00+00', status = 'pending'
+WHERE id = id_of('booking', 10);
+UPDATE bookings SET created_at = '2024-02-10 12:00+00', status = 'pending'
+WHERE id = id_of('booking', 6);
+SELECT left(booking_id::text, 8) AS booking, due_since AT TIME ZONE 'UTC' AS since
+FROM cusown_due_bookings('1 month', '2024-04-15 00:00+00');
+SELECT left(booking_id::text, 8) AS booking, due_since AT TIME ZONE 'UTC' AS since
+FROM cusown_due_bookings('1 month 1 day 2 hours', '2024-04-15 00:00+00');
+ROLLBACK;
+
 -- looking ahead is for dry runs
 SELECT expired FROM cusown_expire_bookings(as_of => now() + interval '2 hours', dry_run => true);
 SELECT expired FROM cusown_expire_bookings(as_of => now() + interval '2 hours'); -- fails
@@ -108,6 +121,10 @@ SELECT * FROM cusown_due_bookings('-1 hour'); -- fails
 SELECT * FROM cusown_expire_bookings(source => 'me'); -- fails
 SELECT * FROM cusown_expire_bookings(source => NULL); -- fails
 SELECT * FROM cusown_expire_bookings(as_of => NULL); -- fails
+SELECT * FROM cusown_expire_bookings(dry_run => NULL); -- fails
+SELECT * FROM cusown_expire_bookings('1000000 years'); -- fails
+SELECT * FROM cusown_due_bookings('1000000 years'); -- fails
+SELECT * FROM cusown_due_bookings(as_of => NULL); -- fails
 
 -- transactions in which rows cannot be read again after they were locked
 BEGIN ISOLATION LEVEL REPEATABLE READ;
@@ -134,6 +151,52 @@ SELECT expired FROM cusown_expire_bookings(source => 'manual');
 ALTER TABLE bookings OWNER TO CURRENT_USER;
 SELECT expired FROM cusown_expire_bookings(source => 'cron');
 
+SELECT cusown_detach('expiry_app');
+
+-- A CHECK that stands on a partition only, in whatever order its columns are,
+-- refuses its own rows and stops nobody.
+CREATE SCHEMA expiry_parts;
+CREATE TABLE expiry_parts.slots (id uuid, status text, starts_at timestamptz,
+                                 ends_at timestamptz);
+CREATE TABLE expiry_parts.audit_logs (action text, entity_type text,
+                                      entity_id uuid, created_at timestamptz);
+CREATE TABLE expiry_parts.bookings (
+  shard integer, id uuid, slot_id uuid, status text, created_at timestamptz,
+  fixed boolean, cancelled_by text
+) PARTITION BY LIST (shard);
+CREATE TABLE expiry_parts.bookings_0 PARTITION OF expiry_parts.bookings
+FOR VALUES IN (0);
+ALTER TABLE expiry_parts.bookings_0 ADD CONSTRAINT only_0
+CHECK (status <> 'cancelled' OR NOT fixed);
+CREATE TABLE expiry_parts.bookings_1 (
+  gone integer, fixed boolean, cancelled_by text, created_at timestamptz,
+  status text, slot_id uuid, id uuid, shard integer,
+  CONSTRAINT only_1 CHECK (cancelled_by <> 'system' OR NOT fixed),
+  CONSTRAINT whole_1 CHECK (bookings_1::text !~ '^[(],system,')
+);
+ALTER TABLE expiry_parts.bookings_1 DROP gone;
+ALTER TABLE expiry_parts.bookings ATTACH PARTITION expiry_parts.bookings_1
+FOR VALUES IN (1);
+-- a partition without one, whose rows the others' CHECKs would refuse
+CREATE TABLE expiry_parts.bookings_2 PARTITION OF expiry_parts.bookings
+FOR VALUES IN (2);
+INSERT INTO expiry_parts.bookings (shard, id, slot_id, status, created_at, fixed)
+SELECT shard, id_of('booking', shard * 10 + n), id_of('slot', shard * 10 + n),
+       'pending', now() - interval '2 days' + shard * interval '1 hour'
+         + n * interval '1 minute', nullif(n, 3) = 1
+FROM generate_series(0, 2) shard, generate_series(1, 3) n;
+INSERT INTO expiry_parts.slots
+SELECT slot_id, 'booked' FROM expiry_parts.bookings;
+SELECT count(*) > 0 AS attached FROM cusown_attach('expiry_parts');
+SELECT left(booking_id::text, 8) AS booking, verdict, finding
+FROM cusown_due_bookings();
+SELECT * FROM cusown_expire_bookings();
+SELECT tableoid::regclass AS partition, fixed, status, count(*)
+FROM expiry_parts.bookings GROUP BY 1, 2, 3 ORDER BY tableoid::regclass::text, 2;
+SELECT kind, left(entity_id::text, 8) AS booking, sqlstate, finding
+FROM cusown_ops.attention WHERE app_schema = 'expiry_parts' ORDER BY booking;
+
+DROP SCHEMA expiry_parts CASCADE;
 DROP SCHEMA expiry_app CASCADE;
 DROP EXTENSION cusown_ops;
 DROP OWNED BY regress_expiry_blind;

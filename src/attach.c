@@ -813,9 +813,11 @@ cusown_attach(PG_FUNCTION_ARGS)
 {
 	Attach		attach = {0};
 
+	verb_check_not_null(fcinfo, 0, "app_schema");
+	verb_check_not_null(fcinfo, 1, "mapping");
 	attach.app_schema = NameStr(*PG_GETARG_NAME(0));
 	attach.mapping = PG_GETARG_JSONB_P(1);
-	attach.dry_run = PG_GETARG_BOOL(2);
+	attach.dry_run = verb_dry_run(fcinfo, 2);
 	if (!attach.dry_run)
 		verb_check_transaction("cusown_attach");
 	InitMaterializedSRF(fcinfo, 0);
@@ -851,6 +853,7 @@ Datum
 cusown_detach(PG_FUNCTION_ARGS)
 {
 	verb_check_transaction("cusown_detach");
+	verb_check_not_null(fcinfo, 0, "app_schema");
 	verb_run(detach_body, NameStr(*PG_GETARG_NAME(0)), false);
 	PG_RETURN_VOID();
 }

@@ -52,7 +52,7 @@ CREATE FUNCTION @extschema@.cusown_attach(
   OUT status text,
   OUT remedy text)
 RETURNS SETOF record
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE ROWS 100
+LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100
 AS 'MODULE_PATHNAME', 'cusown_attach';
 
 COMMENT ON FUNCTION @extschema@.cusown_attach(name, jsonb, boolean) IS
@@ -65,7 +65,7 @@ Errors: UO010 mapping malformed, or needed names missing (all in the detail); 3F
 
 CREATE FUNCTION @extschema@.cusown_detach(app_schema name DEFAULT 'public')
 RETURNS void
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cusown_detach';
 
 COMMENT ON FUNCTION @extschema@.cusown_detach(name) IS

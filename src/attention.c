@@ -385,6 +385,8 @@ cusown_attention_resolve(PG_FUNCTION_ARGS)
 	Resolution	resolution = {0};
 
 	verb_check_transaction("cusown_attention_resolve");
+	verb_check_not_null(fcinfo, 0, "id");
+	verb_check_not_null(fcinfo, 1, "note");
 	resolution.id = PG_GETARG_INT64(0);
 	resolution.note = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	if (resolution.note[0] == '\0')

@@ -71,7 +71,7 @@ SELECT pg_catalog.pg_extension_config_dump('cusown_ops.attention_id_seq', '');
 
 CREATE FUNCTION @extschema@.cusown_attention_resolve(id bigint, note text)
 RETURNS boolean
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cusown_attention_resolve';
 
 COMMENT ON FUNCTION @extschema@.cusown_attention_resolve(bigint, text) IS

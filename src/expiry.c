@@ -570,16 +570,12 @@ cusown_expire_bookings(PG_FUNCTION_ARGS)
 	TupleDesc	desc;
 	Datum		values[4];
 	bool		nulls[4] = {false};
-	bool		dry_run = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);
+	bool		dry_run;
 
 	verb_check_transaction("cusown_expire_bookings");
-	if (PG_ARGISNULL(1) || PG_GETARG_INT32(1) <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_rows must be greater than zero")));
-	expiry.max_rows = PG_GETARG_INT32(1);
-	expiry.source = PG_ARGISNULL(3) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(3));
-	verb_check_source(expiry.source);
+	expiry.max_rows = verb_max_rows(fcinfo, 1);
+	expiry.source = verb_source(fcinfo, 3);
+	dry_run = verb_dry_run(fcinfo, 4);
 	if (!PG_ARGISNULL(0))
 		older_than = *PG_GETARG_INTERVAL_P(0);
 	expiry.rule = due_rule(&older_than, verb_as_of(fcinfo, 2));

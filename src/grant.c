@@ -498,6 +498,8 @@ cusown_grant(PG_FUNCTION_ARGS)
 	Grant		grant = {0};
 
 	verb_check_transaction("cusown_grant");
+	verb_check_not_null(fcinfo, 0, "role");
+	verb_check_not_null(fcinfo, 1, "profile");
 	grant.role = PG_GETARG_OID(0);
 	if (!OidIsValid(grant.role))
 		ereport(ERROR,

@@ -2,7 +2,7 @@
 
 CREATE FUNCTION @extschema@.cusown_grant(role regrole, profile text)
 RETURNS SETOF text
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE ROWS 10
+LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10
 AS 'MODULE_PATHNAME', 'cusown_grant';
 
 COMMENT ON FUNCTION @extschema@.cusown_grant(regrole, text) IS

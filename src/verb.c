@@ -122,13 +122,9 @@ verb_check_unattended(const Binding *binding, const char *source)
 	}
 }
 
-void
-verb_check_source(const char *source)
+static void
+check_source(const char *source)
 {
-	if (source == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("source must not be null")));
 	for (int i = 0; i < lengthof(sources); i++)
 	{
 		if (strcmp(source, sources[i]) == 0)
@@ -140,14 +136,53 @@ verb_check_source(const char *source)
 			 errhint("Sources are manual, cron, worker, lazy_heal and application.")));
 }
 
-TimestampTz
-verb_as_of(FunctionCallInfo fcinfo, int arg)
+/*
+ * Our functions are not STRICT: a NULL where none makes sense is a caller's
+ * mistake, and must not look like "nothing to do".
+ */
+void
+verb_check_not_null(FunctionCallInfo fcinfo, int arg, const char *name)
 {
 	if (PG_ARGISNULL(arg))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("as_of must not be null")));
+				 errmsg("%s must not be null", name)));
+}
+
+TimestampTz
+verb_as_of(FunctionCallInfo fcinfo, int arg)
+{
+	verb_check_not_null(fcinfo, arg, "as_of");
 	return PG_GETARG_TIMESTAMPTZ(arg);
+}
+
+bool
+verb_dry_run(FunctionCallInfo fcinfo, int arg)
+{
+	verb_check_not_null(fcinfo, arg, "dry_run");
+	return PG_GETARG_BOOL(arg);
+}
+
+int64
+verb_max_rows(FunctionCallInfo fcinfo, int arg)
+{
+	verb_check_not_null(fcinfo, arg, "max_rows");
+	if (PG_GETARG_INT32(arg) <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_rows must be greater than zero")));
+	return PG_GETARG_INT32(arg);
+}
+
+char *
+verb_source(FunctionCallInfo fcinfo, int arg)
+{
+	char	   *source;
+
+	verb_check_not_null(fcinfo, arg, "source");
+	source = text_to_cstring(PG_GETARG_TEXT_PP(arg));
+	check_source(source);
+	return source;
 }
 
 /* cancelled is final: a clock that runs ahead must not cancel anything */
@@ -161,10 +196,14 @@ verb_check_as_of(TimestampTz as_of, bool dry_run)
 				 errhint("Only a dry run may look ahead.")));
 }
 
+/* more than any clock holds, and far from overflow */
+#define MAX_INTERVAL_MONTHS (1000 * MONTHS_PER_YEAR)
+
 void
 verb_check_interval(const Interval *interval, const char *name)
 {
 	Interval	zero = {0};
+	Interval	limit = {0};
 
 	if (DatumGetBool(DirectFunctionCall2(interval_lt,
 										 IntervalPGetDatum(interval),
@@ -172,6 +211,13 @@ verb_check_interval(const Interval *interval, const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must not be negative", name)));
+	limit.month = MAX_INTERVAL_MONTHS;
+	if (DatumGetBool(DirectFunctionCall2(interval_gt,
+										 IntervalPGetDatum(interval),
+										 IntervalPGetDatum(&limit))))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be more than 1000 years", name)));
 }
 
 /*

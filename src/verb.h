@@ -20,7 +20,11 @@ extern void verb_check_row_security(const Binding *binding,
 									const char *const *relations);
 extern void verb_check_unattended(const Binding *binding,
 								  const char *source);
-extern void verb_check_source(const char *source);
+extern void verb_check_not_null(FunctionCallInfo fcinfo, int arg,
+								const char *name);
+extern bool verb_dry_run(FunctionCallInfo fcinfo, int arg);
+extern int64 verb_max_rows(FunctionCallInfo fcinfo, int arg);
+extern char *verb_source(FunctionCallInfo fcinfo, int arg);
 extern TimestampTz verb_as_of(FunctionCallInfo fcinfo, int arg);
 extern void verb_check_as_of(TimestampTz as_of, bool dry_run);
 extern void verb_check_interval(const Interval *interval, const char *name);
