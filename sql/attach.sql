@@ -123,6 +123,11 @@ DROP INDEX app.other;
 CREATE UNIQUE INDEX other ON app.bookings (business_id, slot_id)
 WHERE status = 'confirmed';
 SELECT attribute FROM pg_temp.unique_index;
+-- unless the business may be null, as nulls are all different
+ALTER TABLE app.bookings ALTER business_id DROP NOT NULL;
+SELECT remedy FROM pg_temp.unique_index
+\gexec
+SELECT attribute FROM pg_temp.unique_index;
 DROP INDEX app.other;
 -- and the DDL of the warning
 SELECT remedy FROM pg_temp.unique_index
@@ -223,6 +228,24 @@ WHERE status = 'missing';
 SELECT * FROM cusown_attach('empty'); -- fails
 \set VERBOSITY default
 \echo :SQLSTATE
+-- the DDL runs: a column that cannot become what is needed gets another beside
+-- it, which the mapping names; a timestamp is taken as UTC, whatever TimeZone is
+INSERT INTO empty.bookings VALUES (1, md5('slot'), 'pending', '2026-01-05 10:00');
+INSERT INTO empty.slots VALUES (1, 'available', '2026-07-05 10:00');
+INSERT INTO empty.audit_logs VALUES ('a', 'slot', md5('slot'), '10:00');
+SET TimeZone = 'Asia/Kolkata';
+SELECT remedy FROM cusown_attach('empty', dry_run => true)
+WHERE status = 'missing'
+\gexec
+RESET TimeZone;
+SELECT created_at AT TIME ZONE 'UTC' AS created_at, id, id_id IS NOT NULL AS id_id
+FROM empty.bookings;
+SELECT starts_at AT TIME ZONE 'UTC' AS starts_at FROM empty.slots;
+SELECT relation, attribute, bound_to
+FROM cusown_attach('empty', '{"bookings": {"columns": {"id": "id_id"}},
+  "slots": {"columns": {"id": "id_id"}},
+  "audit_logs": {"columns": {"created_at": "created_at_created_at"}}}', true)
+WHERE status = 'bound' AND attribute IN ('id', 'created_at', 'entity_id');
 
 -- A slot's times are those of the business's wall clock, or absolute, or
 -- both, but none of them in part.
@@ -259,6 +282,27 @@ WHERE status = 'missing'
 \gexec
 SELECT count(*) AS bound
 FROM cusown_attach('empty') WHERE status = 'bound';
+-- partly there, the way that is nearer is asked for, and its DDL is enough
+CREATE FUNCTION pg_temp.completed(columns text) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+  ddl text;
+BEGIN
+  DROP TABLE empty.slots;
+  EXECUTE format('CREATE TABLE empty.slots (id uuid, status text%s)', columns);
+  SELECT string_agg(remedy, ' ') INTO ddl
+  FROM cusown_attach('empty', dry_run => true) WHERE status = 'missing';
+  EXECUTE ddl;
+  RETURN ddl || (SELECT ' => ' || string_agg(attribute, ', ')
+                 FROM cusown_attach('empty')
+                 WHERE status = 'bound' AND attribute ~ '^(date|start|end)');
+END
+$$;
+SELECT pg_temp.completed(columns)
+FROM unnest(ARRAY['', ', date date', ', starts_at timestamptz',
+  ', ends_at timestamptz, end_time time',
+  ', ends_at timestamptz, end_time time, date date',
+  ', start_time time, end_time time']) AS columns;
 
 -- A mapping that says anything but names of ours is malformed.
 CREATE FUNCTION pg_temp.refusal(mapping text) RETURNS text
@@ -286,6 +330,9 @@ FROM unnest(ARRAY[
   '{"bookings": {"relation": "bookings", "column": {}}}',
   '{"bookings": {"relation": 1}}', '{"bookings": {"relation": null}}',
   '{"bookings": {"relation": {"name": "bookings"}}}',
+  '{"bookings": {"relation": ["", "bookings"]}}',
+  '{"bookings": {"relation": ["app", ""]}}',
+  '{"bookings": {"columns": {"status": ""}}}', '{"bookings": {"": {}}}',
   '{"bookings": {"relation": []}}', '{"bookings": {"relation": ["app"]}}',
   '{"bookings": {"relation": ["app", null]}}',
   '{"bookings": {"relation": [1, "bookings"]}}',
@@ -320,11 +367,22 @@ SELECT left(pg_temp.refusal('{"metrics": {"relation": "b2345678901234567890'
   '12345678901234567890123456789012345678901234567"}}'), 140);
 -- what is not needed can be left out, what is needed cannot
 SELECT pg_temp.refusal('{"bookings": null, "slots": null, "payments": null}');
+SELECT pg_temp.refusal('{"bookings": {"columns": {"id": null, "status": null}}}');
 SELECT relation, attribute, status
 FROM cusown_attach('app', '{"payments": null, "businesses": null,
   "bookings": {"columns": {"business_id": null, "cancelled_by": null}}}')
 WHERE relation IN ('payments', 'businesses', 'bookings')
   AND status = 'optional';
+-- two names cannot stand for one column, nor two relations for one table
+SELECT mapping, split_part(pg_temp.refusal(mapping), ';', 1) AS refusal
+FROM unnest(ARRAY[
+  '{"bookings": {"columns": {"cancelled_at": "created_at"}}}',
+  '{"bookings": {"columns": {"id": "slot_id"}}}',
+  '{"payments": {"relation": "bookings"}}',
+  '{"metrics": {"relation": ["app", "slots"]}}']) AS mapping;
+SELECT count(*) FROM cusown_ops.binding
+WHERE app_schema = 'app' AND relation IN ('payments', 'metrics')
+  AND bound_name IN ('bookings', 'slots');
 -- an empty one, or one of what is found anyway, changes nothing
 SELECT count(*) AS bound
 FROM cusown_attach('app', '{"bookings": {}, "slots": {"columns": {}},
@@ -381,6 +439,11 @@ SELECT * FROM pg_temp.found('{"bookings": {"columns": {"customer_id": "guest"}}}
 WHERE attribute = 'customer_id';
 SELECT * FROM pg_temp.found('{"bookings": {"columns": {"customer_id": null}}}')
 WHERE attribute = 'customer_id';
+
+-- What is to be called quotes the names in it.
+CREATE SCHEMA "o'app";
+SELECT * FROM cusown_attach('o''app', '{"metrics": null}'); -- fails
+DROP SCHEMA "o'app";
 
 -- Detaching forgets one application; what is not attached cannot be detached.
 SELECT cusown_detach('empty');
@@ -511,21 +574,30 @@ $$;
 CALL pg_temp.make_app('as_text', 'text');
 CALL pg_temp.make_app('as_varchar', 'varchar(20)');
 CALL pg_temp.make_app('as_char', 'char(20)');
+CALL pg_temp.make_app('as_name', 'name');
 CALL pg_temp.make_app('as_word', 'word');
 CALL pg_temp.make_app('as_short', 'short');
 CALL pg_temp.make_app('as_enum', 'label');
 CALL pg_temp.make_app('as_tag', 'tag');
-SELECT n, pg_temp.expired(n)
-FROM unnest('{as_text,as_varchar,as_char,as_word,as_short,as_enum,as_tag}'
-            ::name[]) n;
--- for varchar and enum the indexes that are advised are recognized
-SELECT remedy
-FROM unnest('{as_text,as_varchar,as_short,as_enum}'::name[]) n,
-     cusown_attach(n) WHERE status = 'warning'
+CREATE VIEW pg_temp.alike AS
+SELECT n FROM unnest('{as_text,as_varchar,as_char,as_name,as_word,as_short,
+                       as_enum,as_tag}'::name[]) n;
+-- the indexes that are advised are recognized, and the verbs work beside them
+SELECT remedy FROM pg_temp.alike, cusown_attach(n) WHERE status = 'warning'
 \gexec
 SELECT n, relation, attribute
-FROM unnest('{as_text,as_varchar,as_short,as_enum}'::name[]) n,
-     cusown_attach(n) WHERE status = 'warning';
+FROM pg_temp.alike, cusown_attach(n) WHERE status = 'warning';
+SELECT n, pg_temp.expired(n) FROM pg_temp.alike;
+-- an enum that has no label for what we write is refused; the DDL mends it
+CREATE TYPE as_enum.who AS ENUM ('customer', 'owner');
+ALTER TABLE as_enum.bookings ALTER cancelled_by TYPE as_enum.who USING NULL;
+SELECT * FROM cusown_attach('as_enum'); -- fails
+\echo :SQLSTATE
+SELECT remedy FROM cusown_attach('as_enum', dry_run => true)
+WHERE status = 'missing'
+\gexec
+UPDATE as_enum.bookings SET status = 'pending' WHERE status = 'cancelled';
+SELECT pg_temp.expired('as_enum');
 
 -- A partitioned table is attached like a plain one; there the unique index has
 -- to have the partition key, business_id.
@@ -548,12 +620,15 @@ CREATE TABLE parts.bookings_1 (
 ALTER TABLE parts.bookings_1 DROP gone;
 ALTER TABLE parts.bookings ATTACH PARTITION parts.bookings_1
 FOR VALUES WITH (MODULUS 2, REMAINDER 1);
-CREATE UNIQUE INDEX ON parts.bookings (business_id, slot_id)
-WHERE status = 'confirmed';
-CREATE INDEX ON parts.bookings (slot_id);
-CREATE INDEX ON parts.bookings (status, created_at, id);
 SELECT relation, bound_to, status FROM cusown_attach('parts')
-WHERE (attribute IS NULL AND status = 'bound') OR status = 'warning';
+WHERE attribute IS NULL AND status = 'bound';
+-- its indexes cannot be built concurrently, and the unique one serves only
+-- where the business is known
+SELECT remedy FROM cusown_attach('parts') WHERE status = 'warning'
+\gexec
+SELECT remedy FROM cusown_attach('parts') WHERE status = 'warning'
+\gexec
+SELECT relation, attribute FROM cusown_attach('parts') WHERE status = 'warning';
 INSERT INTO parts.slots
 SELECT md5('slot ' || n)::uuid, 'reserved', now(), now(),
        now() - interval '1 hour'
@@ -662,4 +737,4 @@ DROP OWNED BY regress_attach_operator;
 DROP ROLE regress_attach_operator;
 DROP EXTENSION cusown_ops CASCADE;
 DROP SCHEMA app, empty, ledger, parts, as_text, as_varchar, as_char,
-  as_word, as_short, as_enum, as_tag CASCADE;
+  as_name, as_word, as_short, as_enum, as_tag CASCADE;

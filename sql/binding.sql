@@ -66,6 +66,21 @@ SELECT * FROM cusown_due_bookings(); -- fails
 SET cusown_ops.app_schema = 'shop; DROP SCHEMA stall CASCADE';
 SELECT * FROM cusown_due_bookings(); -- fails
 \echo :SQLSTATE
+-- each hint can be run as it is
+SET cusown_ops.app_schema = 'o''shop';
+SELECT * FROM cusown_due_bookings(); -- fails
+BEGIN;
+INSERT INTO cusown_ops.binding
+VALUES ('o''shop', 'bookings', '', 'o''shop', 'reservation');
+SELECT * FROM cusown_due_bookings(); -- fails
+ROLLBACK;
+BEGIN;
+INSERT INTO cusown_ops.binding
+SELECT 'o''shop', relation, attribute, bound_schema, bound_name
+FROM cusown_ops.binding WHERE app_schema = 'shop'
+  AND (relation, attribute) <> ('slots', 'id');
+SELECT * FROM cusown_due_bookings(); -- fails
+ROLLBACK;
 -- empty is no choice
 SET cusown_ops.app_schema = '';
 SELECT * FROM cusown_due_bookings(); -- fails
@@ -184,6 +199,20 @@ TRUNCATE cusown_ops.binding;
 SELECT * FROM cusown_due_bookings(); -- fails
 ROLLBACK;
 SELECT verdict FROM cusown_due_bookings();
+-- also where ordinary triggers do not fire, as when replication writes it
+BEGIN;
+SET LOCAL session_replication_role = replica;
+DELETE FROM cusown_ops.binding;
+SELECT * FROM cusown_due_bookings(); -- fails
+ROLLBACK;
+SELECT verdict FROM cusown_due_bookings();
+-- what is lacking is told by its own name, not by that of an optional one
+BEGIN;
+DELETE FROM cusown_ops.binding
+WHERE relation = 'payments' OR (relation = 'slots' AND attribute = 'id');
+SELECT * FROM cusown_due_bookings(); -- fails
+\echo :SQLSTATE
+ROLLBACK;
 TRUNCATE cusown_ops.binding;
 SELECT * FROM cusown_due_bookings(); -- fails
 \echo :SQLSTATE

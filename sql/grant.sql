@@ -107,6 +107,30 @@ CREATE EXTENSION cusown_ops SCHEMA app;
 SELECT * FROM pg_temp.acls() WHERE grantee IS NOT NULL;
 DROP EXTENSION cusown_ops;
 
+-- Somebody else's function by the name of ours, there before the extension or
+-- made later, is neither in the way nor taken for ours.
+CREATE FUNCTION public.cusown_attach(text, text) RETURNS text
+LANGUAGE sql RETURN 'planted';
+CREATE FUNCTION public.cusown_due_bookings(integer) RETURNS text
+LANGUAGE sql RETURN 'planted';
+CREATE EXTENSION cusown_ops;
+CREATE FUNCTION public.cusown_expire_bookings(text) RETURNS text
+LANGUAGE sql RETURN 'planted';
+CREATE FUNCTION cusown_ops.shipped_transitions(integer) RETURNS text
+LANGUAGE sql RETURN 'planted';
+CREATE ROLE regress_grant_overload;
+SELECT * FROM cusown_grant('regress_grant_overload', 'operator');
+SELECT * FROM pg_temp.acls() WHERE grantee IS NOT NULL AND kind = 'function';
+SELECT oid::regprocedure, proacl FROM pg_proc WHERE prosqlbody IS NOT NULL
+  AND proname IN ('cusown_attach', 'cusown_due_bookings',
+                  'cusown_expire_bookings', 'shipped_transitions')
+ORDER BY oid::regprocedure::text;
+DROP FUNCTION public.cusown_attach(text, text),
+  public.cusown_due_bookings(integer), public.cusown_expire_bookings(text),
+  cusown_ops.shipped_transitions(integer);
+DROP EXTENSION cusown_ops;
+DROP ROLE regress_grant_overload;
+
 -- Before anything is granted a role can do nothing.
 CREATE EXTENSION cusown_ops;
 SELECT count(*) > 0 AS attached FROM cusown_attach('app');
@@ -256,7 +280,34 @@ SELECT * FROM cusown_grant('regress_grant_app', 'application');
 SET ROLE regress_grant_app;
 SELECT * FROM cusown_expire_bookings();
 RESET ROLE;
+-- a schema that only tables of it are in is asked for once; with all that is
+-- asked for the verb works
+CREATE SCHEMA "Led'ger";
+ALTER TABLE "The ""Shop""".journal SET SCHEMA "Led'ger";
+ALTER TABLE "The ""Shop""".charge SET SCHEMA "Led'ger";
+INSERT INTO "The ""Shop""".time_slot (ref, state, held_until)
+VALUES (md5('slot')::uuid, 'reserved', now() - interval '1 day');
+INSERT INTO "The ""Shop""".reservation (ref, slot_ref, state, made_at)
+VALUES (md5('one')::uuid, md5('slot')::uuid, 'pending',
+        now() - interval '2 days');
+SELECT count(*) > 0 AS attached
+FROM cusown_attach('The "Shop"', jsonb_set(jsonb_set(:'minimal_mapping',
+  '{audit_logs,relation}', '["Led''ger", "journal"]'),
+  '{payments,relation}', '["Led''ger", "charge"]'));
+CREATE ROLE regress_grant_two;
+SELECT cusown_grant('regress_grant_two', 'application')
+\gexec
+SELECT * FROM cusown_grant('regress_grant_two', 'application');
+SET ROLE regress_grant_two;
+SELECT * FROM cusown_expire_bookings();
+RESET ROLE;
 SELECT cusown_detach('The "Shop"');
+-- a role that may call it, but does not own what it would grant on
+GRANT EXECUTE ON FUNCTION cusown_grant TO regress_grant_two;
+SET ROLE regress_grant_two;
+SELECT * FROM cusown_grant('regress_grant_app', 'monitor'); -- fails
+\echo :SQLSTATE
+RESET ROLE;
 -- where our functions are in a schema that the role may not use
 DROP EXTENSION cusown_ops;
 CREATE SCHEMA "Our Home";
@@ -292,8 +343,8 @@ ROLLBACK;
 SELECT count(*) > 0 AS granted FROM pg_temp.acls() WHERE grantee IS NOT NULL;
 
 DROP EXTENSION cusown_ops;
-DROP SCHEMA app, "The ""Shop""", "Our Home" CASCADE;
+DROP SCHEMA app, "The ""Shop""", "Led'ger", "Our Home" CASCADE;
 DROP OWNED BY regress_grant_app, regress_grant_monitor, regress_grant_member,
-  regress_grant_super, "regress_grant ""App""", :"operator";
+  regress_grant_super, regress_grant_two, "regress_grant ""App""", :"operator";
 DROP ROLE regress_grant_app, regress_grant_monitor, regress_grant_member,
-  regress_grant_super, "regress_grant ""App""", :"operator";
+  regress_grant_super, regress_grant_two, "regress_grant ""App""", :"operator";
