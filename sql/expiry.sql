@@ -197,6 +197,29 @@ SELECT kind, left(entity_id::text, 8) AS booking, sqlstate, finding
 FROM cusown_ops.attention WHERE app_schema = 'expiry_parts' ORDER BY booking;
 
 DROP SCHEMA expiry_parts CASCADE;
+-- a CHECK on an inheritance child, and one on a generated column
+CREATE SCHEMA expiry_plain;
+SET search_path = expiry_plain, public;
+CREATE TABLE slots (id uuid, status text, starts_at timestamptz, ends_at timestamptz);
+CREATE TABLE audit_logs (action text, entity_type text, entity_id uuid, created_at timestamptz);
+CREATE TABLE bookings (id uuid, slot_id uuid, status text,
+  created_at timestamptz NOT NULL DEFAULT now() - interval '2 days', fixed boolean,
+  off boolean GENERATED ALWAYS AS (status = 'cancelled') STORED,
+  CONSTRAINT stays_on CHECK (NOT off OR fixed IS NOT FALSE));
+CREATE TABLE bookings_of_a_child (
+  CONSTRAINT stays_in_child CHECK (status <> 'cancelled' OR fixed IS NOT TRUE)) INHERITS (bookings);
+SELECT count(*) > 0 AS attached FROM cusown_attach('expiry_plain');
+SET cusown_ops.app_schema = 'expiry_plain';
+INSERT INTO slots SELECT md5('s' || n)::uuid, 'booked' FROM generate_series(1, 4) n;
+INSERT INTO bookings VALUES (md5('1')::uuid, md5('s1')::uuid, 'pending', DEFAULT, NULL),
+  (md5('2')::uuid, md5('s2')::uuid, 'pending', DEFAULT, false);
+INSERT INTO bookings_of_a_child VALUES (md5('3')::uuid, md5('s3')::uuid, 'pending', DEFAULT, NULL),
+  (md5('4')::uuid, md5('s4')::uuid, 'pending', DEFAULT, true);
+SELECT verdict, finding FROM cusown_due_bookings() ORDER BY 1, 2;
+SELECT * FROM cusown_expire_bookings();
+RESET cusown_ops.app_schema;
+DROP SCHEMA expiry_plain CASCADE;
+
 DROP SCHEMA expiry_app CASCADE;
 DROP EXTENSION cusown_ops;
 DROP OWNED BY regress_expiry_blind;

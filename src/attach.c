@@ -353,6 +353,16 @@ mapping_remedy(const Attach *attach, const CanonicalName *canonical)
 					"{\"relation\": \"its name\"}" : "null");
 }
 
+/* likewise for a column */
+static char *
+column_mapping_remedy(const Attach *attach, const CanonicalName *canonical)
+{
+	return psprintf("SELECT * FROM cusown_attach(%s, '{\"%s\": {\"columns\": {\"%s\": %s}}}');",
+					quote_literal_cstr(attach->app_schema),
+					canonical->relation, canonical->attribute,
+					canonical->need == OPTIONAL ? "null" : "\"its name\"");
+}
+
 /* whether the table, or the column, stands for another name already */
 static bool
 is_bound_already(const Attach *attach, Oid relid, AttrNumber attnum)
@@ -476,18 +486,33 @@ check_labels(Attach *attach, const CanonicalName *canonical,
 	}
 }
 
+/* raises what the domain raises where it refuses a value that we write */
 static void
-check_enum(Attach *attach, const CanonicalName *canonical, Oid type)
+check_domain(const Labels *used, Oid domain)
+{
+	Oid			input;
+	Oid			ioparam;
+
+	getTypeInputInfo(domain, &input, &ioparam);
+	for (const char *const *label = used->labels; *label != NULL; label++)
+		(void) OidInputFunctionCall(input, unconstify(char *, *label), ioparam,
+									-1);
+}
+
+static void
+check_values(Attach *attach, const CanonicalName *canonical, Oid type)
 {
 	Oid			base = getBaseType(type);
 
-	if (!type_is_enum(base))
-		return;
 	for (int i = 0; i < lengthof(used_labels); i++)
 	{
-		if (strcmp(used_labels[i].relation, canonical->relation) == 0 &&
-			strcmp(used_labels[i].attribute, canonical->attribute) == 0)
+		if (strcmp(used_labels[i].relation, canonical->relation) != 0 ||
+			strcmp(used_labels[i].attribute, canonical->attribute) != 0)
+			continue;
+		if (type_is_enum(base))
 			check_labels(attach, canonical, &used_labels[i], base);
+		else if (base != type)
+			check_domain(&used_labels[i], type);
 	}
 }
 
@@ -519,23 +544,45 @@ type_remedy(const CanonicalName *canonical, const char *table,
 	const char *type_name = type_names[canonical->type];
 	Oid			cast;
 
-	if (canonical->type == TYPE_TIMESTAMPTZ && getBaseType(type) == TIMESTAMPOID)
-		return template_ddl("ALTER TABLE %s ALTER COLUMN %I TYPE %s USING %I AT TIME ZONE 'UTC';",
+	if (canonical->type == TYPE_TIMESTAMPTZ &&
+		(getBaseType(type) == TIMESTAMPOID || getBaseType(type) == DATEOID))
+		return template_ddl("ALTER TABLE %s ALTER COLUMN %I TYPE %s USING %I::timestamp AT TIME ZONE 'UTC';",
 							table, name, type_name, name);
 	if (find_coercion_pathway(type_oids[canonical->type], getBaseType(type),
 							  COERCION_EXPLICIT, &cast) != COERCION_PATH_NONE)
 		return template_ddl("ALTER TABLE %s ALTER COLUMN %I TYPE %s USING %I::%s;",
 							table, name, type_name, name, type_name);
 	name = psprintf("%s_%s", name, canonical->attribute);
-	return template_ddl("ALTER TABLE %s ADD COLUMN %I %s%s;", table, name,
-						type_name, canonical->type == TYPE_UUID &&
+	return template_ddl("ALTER TABLE %s ADD COLUMN %I %s%s; -- and map \"%s\" to it",
+						table, name, type_name,
+						canonical->type == TYPE_UUID &&
 						strcmp(canonical->attribute, "id") == 0 ?
-						" NOT NULL DEFAULT gen_random_uuid()" : "");
+						" NOT NULL DEFAULT gen_random_uuid()" : "",
+						canonical->attribute);
+}
+
+/* a column that is not needed is left alone, with a warning */
+static void
+column_has_other_type(Attach *attach, const CanonicalName *canonical,
+					  const char *table, const char *name, Oid type,
+					  bool was_mapped)
+{
+	char	   *remedy = type_remedy(canonical, table, name, type);
+
+	if (canonical->need != NEEDED && !was_mapped)
+		add_row(attach, canonical, "warning")->remedy = remedy;
+	else
+		add_problem(attach, canonical,
+					psprintf("column %s of %s is of type %s, not %s",
+							 quote_identifier(name), table,
+							 format_type_be(type), type_names[canonical->type]),
+					remedy);
 }
 
 static void
 bind_column(Attach *attach, const CanonicalName *canonical,
-			const Resolved *table, const char *name, HeapTuple tuple)
+			const Resolved *table, const char *name, HeapTuple tuple,
+			bool was_mapped)
 {
 	Form_pg_attribute attribute = (Form_pg_attribute) GETSTRUCT(tuple);
 	Oid			type = attribute->atttypid;
@@ -544,11 +591,8 @@ bind_column(Attach *attach, const CanonicalName *canonical,
 
 	if (!type_fits(canonical->type, type))
 	{
-		add_problem(attach, canonical,
-					psprintf("column %s of %s is of type %s, not %s",
-							 quote_identifier(name), table_name,
-							 format_type_be(type), type_names[canonical->type]),
-					type_remedy(canonical, table_name, name, type));
+		column_has_other_type(attach, canonical, table_name, name, type,
+							  was_mapped);
 		return;
 	}
 	if (is_bound_already(attach, table->relid, attribute->attnum))
@@ -556,14 +600,12 @@ bind_column(Attach *attach, const CanonicalName *canonical,
 		add_problem(attach, canonical,
 					psprintf("column %s of %s is bound to another name already",
 							 quote_identifier(name), table_name),
-					template_ddl("ALTER TABLE %s ADD COLUMN %I %s;", table_name,
-								 canonical->attribute,
-								 type_names[canonical->type]));
+					column_mapping_remedy(attach, canonical));
 		return;
 	}
 	add_resolved(attach, canonical, NULL, name, table->relid,
 				 attribute->attnum);
-	check_enum(attach, canonical, type);
+	check_values(attach, canonical, type);
 }
 
 /* a name that the mapping leaves unbound on purpose */
@@ -572,9 +614,7 @@ column_is_null(Attach *attach, const CanonicalName *canonical)
 {
 	if (canonical->need == NEEDED)
 		add_problem(attach, canonical, "is mapped to null, but needed",
-					psprintf("SELECT * FROM cusown_attach(%s, '{\"%s\": {\"columns\": {\"%s\": \"its name\"}}}');",
-							 quote_literal_cstr(attach->app_schema),
-							 canonical->relation, canonical->attribute));
+					column_mapping_remedy(attach, canonical));
 	else
 		add_row(attach, canonical, "optional");
 }
@@ -610,7 +650,7 @@ resolve_column(Attach *attach, const CanonicalName *canonical)
 		column_is_missing(attach, canonical, table_name, name, mapped != NULL);
 		return;
 	}
-	bind_column(attach, canonical, table, name, tuple);
+	bind_column(attach, canonical, table, name, tuple, mapped != NULL);
 	ReleaseSysCache(tuple);
 }
 
@@ -631,35 +671,29 @@ count_group(const Attach *attach, Need group, bool bound)
 	return count;
 }
 
-static bool
-has_problem(const Attach *attach, Need group)
-{
-	for (int i = 0; i < lengthof(canonical_names); i++)
-	{
-		AttachRow  *row;
-
-		if (canonical_names[i].need != group)
-			continue;
-		row = find_row(attach, &canonical_names[i]);
-		if (row != NULL && strcmp(row->status, "missing") == 0)
-			return true;
-	}
-	return false;
-}
-
+/* a name of slot times that is lacking, whatever its row said so far */
 static void
-ask_for_group(Attach *attach, Need group, const Resolved *slots)
+ask_for_time(Attach *attach, const CanonicalName *canonical,
+			 const char *table)
 {
-	for (int i = 0; i < lengthof(canonical_names); i++)
+	const Mapped *mapped = attach_find_mapped(attach->mapped,
+											  canonical->relation,
+											  canonical->attribute);
+	AttachRow  *row = find_row(attach, canonical);
+	const char *type_remedy = row == NULL ? NULL : row->remedy;
+
+	if (row != NULL && strcmp(row->status, "missing") == 0)
+		return;
+	if (mapped != NULL && mapped->name == NULL)
+		add_problem(attach, canonical, "is mapped to null, but needed",
+					column_mapping_remedy(attach, canonical));
+	else if (type_remedy != NULL)
 	{
-		if (canonical_names[i].need == group &&
-			attach_find(attach->resolved, canonical_names[i].relation,
-						canonical_names[i].attribute) == NULL)
-			column_is_missing(attach, &canonical_names[i],
-							  quote_qualified_identifier(slots->schema,
-														 slots->name),
-							  canonical_names[i].attribute, true);
+		row->remedy = NULL;
+		add_problem(attach, canonical, "is of another type", type_remedy);
 	}
+	else
+		column_is_missing(attach, canonical, table, canonical->attribute, true);
 }
 
 /* one way to tell a slot's times must be whole: the one that is nearer */
@@ -671,10 +705,19 @@ check_slot_times(Attach *attach)
 		count_group(attach, INSTANT, true) ? WALL_CLOCK : INSTANT;
 
 	if (slots == NULL || count_group(attach, WALL_CLOCK, false) == 0 ||
-		count_group(attach, INSTANT, false) == 0 ||
-		has_problem(attach, WALL_CLOCK) || has_problem(attach, INSTANT))
+		count_group(attach, INSTANT, false) == 0)
 		return;
-	ask_for_group(attach, nearer, slots);
+	for (int i = 0; i < lengthof(canonical_names); i++)
+	{
+		const CanonicalName *canonical = &canonical_names[i];
+
+		if (canonical->need == nearer &&
+			attach_find(attach->resolved, canonical->relation,
+						canonical->attribute) == NULL)
+			ask_for_time(attach, canonical,
+						 quote_qualified_identifier(slots->schema,
+													slots->name));
+	}
 }
 
 static void

@@ -18,6 +18,7 @@
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/optimizer.h"
@@ -26,6 +27,7 @@
 #include "parser/parse_relation.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/partcache.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/syscache.h"
@@ -76,11 +78,22 @@ full_name(const Resolved *table)
 	return quote_qualified_identifier(table->schema, table->name);
 }
 
-/* no operator takes a domain over an enum */
-static bool
-is_enum_domain(Oid type)
+/*
+ * The type that a status must be cast to in an index's condition, so that our
+ * templates, which read it so, can use the index; InvalidOid for none.
+ */
+static Oid
+condition_type(Oid type)
 {
-	return type_is_enum(getBaseType(type)) && !type_is_enum(type);
+	char		category;
+	bool		preferred;
+
+	if (type_is_enum(type) || type == TEXTOID)
+		return InvalidOid;
+	if (type_is_enum(getBaseType(type)))
+		return getBaseType(type);
+	get_type_category_preferred(type, &category, &preferred);
+	return category == TYPCATEGORY_STRING ? TEXTOID : InvalidOid;
 }
 
 /* status = 'label', or NULL where the status is not bound; for DDL */
@@ -88,25 +101,27 @@ static char *
 status_condition(const Lookup *lookup, List *resolved)
 {
 	const Resolved *status = attach_find(resolved, lookup->relation, "status");
-	Oid			type;
+	Oid			cast;
 
 	if (lookup->status == NULL || status == NULL)
 		return NULL;
-	type = get_atttype(status->relid, status->attnum);
-	if (is_enum_domain(type))
-		return template_ddl("%I::%s = '%s'", status->name,
-							format_type_be_qualified(getBaseType(type)),
-							lookup->status);
-	return template_ddl("%I = '%s'", status->name, lookup->status);
+	cast = condition_type(get_atttype(status->relid, status->attnum));
+	return template_ddl("%I%s%s = '%s'", status->name,
+						OidIsValid(cast) ? "::" : "",
+						!OidIsValid(cast) ? "" : cast == TEXTOID ? "text" :
+						format_type_be_qualified(cast),
+						lookup->status);
 }
 
-/* the same as a parse tree; = is not looked up by the search_path */
+/*
+ * The same as a parse tree, cast to the given type, if any; = is not looked
+ * up by the search_path.
+ */
 static Node *
-raw_status_condition(const Lookup *lookup, const Resolved *status)
+raw_status_condition(const Lookup *lookup, const Resolved *status, Oid cast)
 {
 	ColumnRef  *column = makeNode(ColumnRef);
 	A_Const    *label = makeNode(A_Const);
-	Oid			type = get_atttype(status->relid, status->attnum);
 	Node	   *left = (Node *) column;
 
 	column->fields = list_make1(makeString(pstrdup(status->name)));
@@ -114,14 +129,14 @@ raw_status_condition(const Lookup *lookup, const Resolved *status)
 	label->val.sval.type = T_String;
 	label->val.sval.sval = pstrdup(lookup->status);
 	label->location = -1;
-	if (is_enum_domain(type))
+	if (OidIsValid(cast))
 	{
-		TypeCast   *cast = makeNode(TypeCast);
+		TypeCast   *node = makeNode(TypeCast);
 
-		cast->arg = left;
-		cast->typeName = makeTypeNameFromOid(getBaseType(type), -1);
-		cast->location = -1;
-		left = (Node *) cast;
+		node->arg = left;
+		node->typeName = makeTypeNameFromOid(cast, -1);
+		node->location = -1;
+		left = (Node *) node;
 	}
 	return (Node *) makeA_Expr(AEXPR_OP,
 							   list_make2(makeString("pg_catalog"),
@@ -131,7 +146,8 @@ raw_status_condition(const Lookup *lookup, const Resolved *status)
 
 /* the expression as the planner would see it in a query on the table */
 static Node *
-planned_status_condition(const Lookup *lookup, const Resolved *status)
+planned_status_condition(const Lookup *lookup, const Resolved *status,
+						 Oid cast)
 {
 	Relation	relation = table_open(status->relid, AccessShareLock);
 	ParseState *pstate = make_parsestate(NULL);
@@ -141,7 +157,8 @@ planned_status_condition(const Lookup *lookup, const Resolved *status)
 	item = addRangeTableEntryForRelation(pstate, relation, AccessShareLock,
 										 NULL, false, true);
 	addNSItemToQuery(pstate, item, false, true, true);
-	condition = transformExpr(pstate, raw_status_condition(lookup, status),
+	condition = transformExpr(pstate,
+							  raw_status_condition(lookup, status, cast),
 							  EXPR_KIND_INDEX_PREDICATE);
 	assign_expr_collations(pstate, condition);
 	free_parsestate(pstate);
@@ -149,21 +166,36 @@ planned_status_condition(const Lookup *lookup, const Resolved *status)
 	return eval_const_expressions(NULL, condition);
 }
 
-/* whether the index holds every row that the look-up asks for */
+static bool
+is_implied(List *predicate, const Lookup *lookup, const Resolved *status,
+		   Oid cast)
+{
+	Node	   *condition = planned_status_condition(lookup, status, cast);
+
+	return predicate_implied_by(predicate, list_make1(condition), false);
+}
+
+/*
+ * Whether the index holds every row that the look-up asks for.  For being
+ * unique, a condition that our templates could not use will do as well.
+ */
 static bool
 covers_rows(Relation index, const Lookup *lookup, List *resolved)
 {
 	List	   *predicate = RelationGetIndexPredicate(index);
 	const Resolved *status = attach_find(resolved, lookup->relation, "status");
+	Oid			type;
+	Oid			cast;
 
 	if (predicate == NIL)
 		return true;
 	if (lookup->status == NULL || status == NULL)
 		return false;
-	return predicate_implied_by(predicate,
-								list_make1(planned_status_condition(lookup,
-																	status)),
-								false);
+	type = get_atttype(status->relid, status->attnum);
+	cast = condition_type(type);
+	return is_implied(predicate, lookup, status, cast) ||
+		(lookup->unique && !type_is_enum(getBaseType(type)) &&
+		 is_implied(predicate, lookup, status, InvalidOid));
 }
 
 static AttrNumber
@@ -295,6 +327,28 @@ column_list(const Lookup *lookup, List *resolved)
 	return list.data;
 }
 
+/* a unique index needs every column of the partition key */
+static bool
+can_be_unique(const Resolved *table, const Lookup *lookup, List *resolved)
+{
+	Relation	relation = table_open(table->relid, AccessShareLock);
+	PartitionKey key = RelationGetPartitionKey(relation);
+	bool		can_be = true;
+
+	for (int i = 0; i < key->partnatts; i++)
+	{
+		AttrNumber	attnum = key->partattrs[i];
+
+		if (attnum == InvalidAttrNumber ||
+			(attnum != attnum_of(resolved, lookup->relation, "business_id") &&
+			 attnum != attnum_of(resolved, lookup->relation,
+								 lookup->columns[0])))
+			can_be = false;
+	}
+	table_close(relation, AccessShareLock);
+	return can_be;
+}
+
 /*
  * Indexes of a partitioned table cannot be built concurrently, and a unique
  * one needs the partition key, which is the business.
@@ -309,6 +363,8 @@ index_ddl(const Lookup *lookup, const Resolved *table, const char *columns,
 	RELKIND_PARTITIONED_TABLE;
 	char	   *condition = status_condition(lookup, resolved);
 
+	if (lookup->unique && partitioned && !can_be_unique(table, lookup, resolved))
+		return "";
 	if (lookup->unique && partitioned && business != NULL)
 		columns = psprintf("%s, %s", columns, quote_identifier(business->name));
 	return template_ddl("CREATE %sINDEX %sON %s (%s)%s%s;",
@@ -360,7 +416,7 @@ advise_index(List *rows, const Lookup *lookup, List *resolved)
 									lookup->status == NULL ? "" : " where ",
 									lookup->status == NULL ? "" :
 									lookup->status),
-						   remedy));
+						   remedy[0] == '\0' ? NULL : remedy));
 }
 
 static List *

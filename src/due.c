@@ -350,7 +350,8 @@ typedef struct Report
 static TimestampTz
 due_since(const DueRule *rule, const DueBooking *booking)
 {
-	return verb_after(booking->created_at, &rule->older_than);
+	/* months added can be more days than months taken away */
+	return Min(verb_after(booking->created_at, &rule->older_than), rule->as_of);
 }
 
 static void

@@ -22,6 +22,7 @@
 #include "catalog/pg_class.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -37,7 +38,7 @@ typedef struct Check
 	ExprState  *expression;
 } Check;
 
-/* the constraints of a table that holds rows: the bound one or a partition */
+/* the constraints of a table that holds rows: the bound one or one below it */
 typedef struct LeafChecks
 {
 	Oid			relid;
@@ -81,7 +82,7 @@ checks_of(Oid relid, Relation root, EState *estate, List **leaves)
 	Relation	leaf = root;
 	ListCell   *lc;
 
-	if (root->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+	if (!root->rd_rel->relhassubclass)
 		relid = RelationGetRelid(root);
 	foreach(lc, *leaves)
 	{
@@ -120,6 +121,50 @@ fill_slot(TupleTableSlot *slot, HeapTuple row, TupleDesc rowdesc)
 												&slot->tts_isnull[i]);
 	}
 	ExecStoreVirtualTuple(slot);
+}
+
+/* a generated column, whose value follows from the proposed ones */
+typedef struct Generated
+{
+	int			index;
+	ExprState  *expression;
+} Generated;
+
+static List *
+prepare_generated(Relation relation, EState *estate)
+{
+	TupleDesc	desc = RelationGetDescr(relation);
+	List	   *columns = NIL;
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Generated  *column;
+
+		if (TupleDescAttr(desc, i)->attgenerated == '\0')
+			continue;
+		column = palloc(sizeof(Generated));
+		column->index = i;
+		column->expression =
+			ExecPrepareExpr((Expr *) build_column_default(relation, i + 1),
+							estate);
+		columns = lappend(columns, column);
+	}
+	return columns;
+}
+
+static void
+generate(TupleTableSlot *slot, List *columns, ExprContext *econtext)
+{
+	ListCell   *lc;
+
+	foreach(lc, columns)
+	{
+		Generated  *column = lfirst(lc);
+
+		slot->tts_values[column->index] =
+			ExecEvalExpr(column->expression, econtext,
+						 &slot->tts_isnull[column->index]);
+	}
 }
 
 static Datum
@@ -185,6 +230,7 @@ check_rows(const Binding *binding, const ProposedChange *change,
 {
 	EState	   *estate = CreateExecutorState();
 	List	   *leaves = NIL;
+	List	   *generated = prepare_generated(relation, estate);
 	ExprContext *econtext = GetPerTupleExprContext(estate);
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(relation),
 													&TTSOpsVirtual);
@@ -201,6 +247,7 @@ check_rows(const Binding *binding, const ProposedChange *change,
 		fill_slot(slot, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
 		lay_over(slot, binding, change);
 		econtext->ecxt_scantuple = slot;
+		generate(slot, generated, econtext);
 		constraint = first_refusing(checks_of(leaf, relation, estate, &leaves),
 									econtext);
 		if (constraint != NULL)

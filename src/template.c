@@ -122,7 +122,8 @@ append_column(Expansion *x, const char *relation, const char *attribute)
 	if (bound == NULL)
 	{
 		x->all_bound = false;
-		x->unbound = psprintf("%s.%s", relation, attribute);
+		x->unbound = binding_relation(x->binding, relation) == NULL ?
+			pstrdup(relation) : psprintf("%s.%s", relation, attribute);
 		return;
 	}
 	appendStringInfoString(x->out, quote_identifier(bound->column));
