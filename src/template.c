@@ -329,15 +329,20 @@ plan_for(Binding *binding, const Template *statement)
  * Runs a statement and returns how many rows it gave or changed; the rows are
  * in SPI_tuptable.  binding is NULL for a statement on our own tables.  nulls
  * as SPI wants them, or NULL.  The caller is connected to SPI.
+ *
+ * SPI leaves its own memory context behind as the current one; a caller that
+ * works in one that is reset between batches gets it back.
  */
 uint64
 template_execute(Binding *binding, const Template *statement,
 				 const Datum *values, const char *nulls, bool read_only)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	int			code = SPI_execute_plan(plan_for(binding, statement),
 										unconstify(Datum *, values), nulls,
 										read_only, 0);
 
+	MemoryContextSwitchTo(caller);
 	if (code < 0)
 		elog(ERROR, "SPI_execute_plan failed: %s",
 			 SPI_result_code_string(code));
