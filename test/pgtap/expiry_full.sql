@@ -970,7 +970,7 @@ SELECT t.booking('b') \g /dev/null
 SELECT is(t.refusal('SELECT cusown_expire_bookings(' || a || ')'), s, 'cusown_expire_bookings(' || a || ') is refused')
   FROM (VALUES ('max_rows => 0', '22023 '),
                ('max_rows => -1', '22023 '),
-               ('max_rows => NULL', '22023 '),
+               ('max_rows => NULL', '22004 '),
                ('older_than => ''-1 second''', '22023 '),
                ('older_than => ''1 month -31 days''', '22023 '),
                ('as_of => NULL', '22004 '),

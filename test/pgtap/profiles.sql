@@ -89,7 +89,7 @@ INSERT INTO t.act (what, sql) VALUES
   ('call shipped_transitions()', 'SELECT count(*) FROM cusown_ops.shipped_transitions()'),
   ('expire',                     'SELECT cusown_expire_bookings()'),
   ('expire as a dry run',        'SELECT cusown_expire_bookings(dry_run => true)'),
-  ('close an entry',             'SELECT cusown_attention_resolve(min(id), ''x'') FROM cusown_ops.attention'),
+  ('close an entry',             'SELECT cusown_attention_resolve(id, ''x'') FROM cusown_ops.attention'),
   ('attach',                     'SELECT count(*) FROM cusown_attach()'),
   ('attach as a dry run',        'SELECT count(*) FROM cusown_attach(''public'', ''{}'', true)'),
   ('detach',                     'SELECT cusown_detach()'),
