@@ -738,3 +738,23 @@ DROP ROLE regress_attach_operator;
 DROP EXTENSION cusown_ops CASCADE;
 DROP SCHEMA app, empty, ledger, parts, as_text, as_varchar, as_char,
   as_name, as_word, as_short, as_enum, as_tag CASCADE;
+
+-- Columns mapped on a table that is not there, an index that is not valid, and
+-- an enum of payments that lacks a status we use are all noticed.
+CREATE EXTENSION cusown_ops;
+CREATE SCHEMA later;
+CREATE TABLE later.slots (id uuid PRIMARY KEY, status text, starts_at timestamptz, ends_at timestamptz);
+CREATE TABLE later.audit_logs (action text, entity_type text, entity_id uuid, created_at timestamptz);
+CREATE TABLE later.bookings (id uuid PRIMARY KEY, slot_id uuid, status text, created_at timestamptz NOT NULL);
+\set VERBOSITY default
+SELECT * FROM cusown_attach('later', '{"payments": {"columns": {"status": "state"}}}'); -- fails
+INSERT INTO later.bookings SELECT md5(n::text)::uuid, md5('slot')::uuid, 'confirmed', now() FROM generate_series(1, 2) n;
+\set VERBOSITY terse
+CREATE UNIQUE INDEX CONCURRENTLY one_confirmed ON later.bookings (slot_id) WHERE status = 'confirmed'; -- fails, and stays behind
+\set VERBOSITY default
+SELECT attribute, remedy FROM cusown_attach('later') WHERE status = 'warning' AND attribute LIKE 'no unique%';
+CREATE TYPE later.payment_state AS ENUM ('initiated', 'pending', 'processing', 'completed', 'failed', 'refunded', 'expired');
+CREATE TABLE later.payments (id uuid PRIMARY KEY, booking_id uuid, status later.payment_state, created_at timestamptz NOT NULL);
+SELECT * FROM cusown_attach('later'); -- fails
+DROP SCHEMA later CASCADE;
+DROP EXTENSION cusown_ops;

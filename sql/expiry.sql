@@ -197,6 +197,48 @@ SELECT kind, left(entity_id::text, 8) AS booking, sqlstate, finding
 FROM cusown_ops.attention WHERE app_schema = 'expiry_parts' ORDER BY booking;
 
 DROP SCHEMA expiry_parts CASCADE;
+-- a payment whose status nobody knows is no reason to cancel
+CREATE SCHEMA expiry_unknown;
+SET search_path = expiry_unknown, public;
+CREATE TABLE slots (id uuid PRIMARY KEY, status text, reserved_until timestamptz, starts_at timestamptz, ends_at timestamptz);
+CREATE TABLE audit_logs (action text, entity_type text, entity_id uuid, created_at timestamptz);
+CREATE TABLE bookings (id uuid PRIMARY KEY, slot_id uuid, status text, created_at timestamptz NOT NULL DEFAULT now() - interval '2 days');
+CREATE TABLE payments (id uuid PRIMARY KEY, booking_id uuid, status text, created_at timestamptz NOT NULL DEFAULT now() - interval '2 days');
+SELECT count(*) > 0 AS attached FROM cusown_attach('expiry_unknown');
+SET cusown_ops.app_schema = 'expiry_unknown';
+INSERT INTO slots SELECT rpad('a' || n, 32, '0')::uuid, 'reserved', now() - interval '1 day' FROM generate_series(1, 4) n;
+INSERT INTO bookings SELECT rpad('b' || n, 32, '0')::uuid, rpad('a' || n, 32, '0')::uuid, 'pending' FROM generate_series(1, 4) n;
+INSERT INTO payments SELECT rpad('c' || n, 32, '0')::uuid, rpad('b' || n, 32, '0')::uuid,
+  (ARRAY['succeeded', NULL, 'failed', 'expired'])[n] FROM generate_series(1, 4) n;
+SELECT left(booking_id::text, 2) AS booking, verdict, finding FROM cusown_due_bookings() ORDER BY 1;
+SELECT * FROM cusown_expire_bookings();
+SELECT left(entity_id::text, 2) AS booking, kind, finding FROM cusown_ops.attention
+WHERE app_schema = 'expiry_unknown' ORDER BY 1;
+
+-- as_of may be a little ahead, but a hold that lasts until then still lives
+UPDATE payments SET status = 'failed';
+UPDATE slots SET reserved_until = now() + interval '40 seconds' WHERE status = 'reserved';
+UPDATE cusown_ops.attention SET next_try = now();
+SELECT expired, released FROM cusown_expire_bookings(as_of => now() + interval '55 seconds');
+SELECT status, count(*) FROM slots GROUP BY 1 ORDER BY 1;
+
+-- audit rows that a trigger drops: nothing is changed without them
+INSERT INTO bookings VALUES (rpad('b9', 32, '0')::uuid, rpad('a1', 32, '0')::uuid, 'pending');
+CREATE FUNCTION drop_row() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER drop_row BEFORE INSERT ON audit_logs FOR EACH ROW EXECUTE FUNCTION drop_row();
+SELECT * FROM cusown_expire_bookings(); -- fails
+SELECT count(*) AS still_pending FROM bookings WHERE status = 'pending';
+
+-- a session's first call may be within a parallel query
+\c -
+SET force_parallel_mode = on;
+SET cusown_ops.app_schema = 'expiry_unknown';
+SELECT count(*) FROM cusown_due_bookings();
+RESET force_parallel_mode;
+RESET cusown_ops.app_schema;
+SET client_min_messages = warning;
+DROP SCHEMA expiry_unknown CASCADE;
+
 -- a CHECK on an inheritance child, and one on a generated column
 CREATE SCHEMA expiry_plain;
 SET search_path = expiry_plain, public;

@@ -379,6 +379,22 @@ is_bound_already(const Attach *attach, Oid relid, AttrNumber attnum)
 	return false;
 }
 
+static bool
+has_mapped_columns(const Attach *attach, const char *relation)
+{
+	ListCell   *lc;
+
+	foreach(lc, attach->mapped)
+	{
+		Mapped	   *mapped = lfirst(lc);
+
+		if (strcmp(mapped->relation, relation) == 0 &&
+			mapped->attribute[0] != '\0')
+			return true;
+	}
+	return false;
+}
+
 static void
 resolve_table(Attach *attach, const CanonicalName *canonical)
 {
@@ -407,7 +423,8 @@ resolve_table(Attach *attach, const CanonicalName *canonical)
 	full_name = quote_qualified_identifier(schema, name);
 	relid = get_relname_relid(name, get_namespace_oid(schema, true));
 	relkind = OidIsValid(relid) ? get_rel_relkind(relid) : '\0';
-	if (!OidIsValid(relid) && mapped == NULL && canonical->need == OPTIONAL)
+	if (!OidIsValid(relid) && mapped == NULL && canonical->need == OPTIONAL &&
+		!has_mapped_columns(attach, canonical->relation))
 		add_row(attach, canonical, "optional");
 	else if (!OidIsValid(relid))
 		add_problem(attach, canonical,
@@ -460,7 +477,7 @@ type_fits(NameType wanted, Oid type)
 		case TYPE_INTEGER:
 			return base == INT2OID || base == INT4OID || base == INT8OID;
 		case TYPE_BIGINT:
-			return base == INT8OID;
+			return base == INT4OID || base == INT8OID;
 		case TYPE_BOOLEAN:
 			return base == BOOLOID;
 		case TYPE_JSONB:

@@ -47,6 +47,9 @@ typedef struct Lookup
 } Lookup;
 
 static const Lookup lookups[] = {
+	{"bookings", {"id"}, NULL, true},
+	{"slots", {"id"}, NULL, true},
+	{"payments", {"id"}, NULL, true},
 	{"bookings", {"slot_id"}, "confirmed", true},
 	{"bookings", {"slot_id"}, NULL, false},
 	{"bookings", {"created_at", "id"}, "pending", false},
@@ -433,7 +436,10 @@ advise_row_security(List *rows, const Resolved *table)
 						   template_ddl("ALTER ROLE %I BYPASSRLS;", role)));
 }
 
-/* a booking without created_at has no age: it would never be due */
+/*
+ * A booking without created_at has no age: it would never be due.  A payment
+ * without one would never be in flight.
+ */
 static List *
 advise_not_null(List *rows, List *resolved, const char *relation,
 				const char *attribute)
@@ -457,6 +463,7 @@ attach_advice(List *resolved)
 	for (int i = 0; i < lengthof(lookups); i++)
 		rows = advise_index(rows, &lookups[i], resolved);
 	rows = advise_not_null(rows, resolved, "bookings", "created_at");
+	rows = advise_not_null(rows, resolved, "payments", "created_at");
 	foreach(lc, resolved)
 	{
 		Resolved   *one = lfirst(lc);

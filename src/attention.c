@@ -360,7 +360,8 @@ resolve_body(void *state)
 	{
 		Datum		key[1] = {UUIDPGetDatum(&entity_id)};
 
-		template_execute(binding, &wait_for_booking, key, NULL, false);
+		if (template_execute(binding, &wait_for_booking, key, NULL, false) == 0)
+			verb_check_visible(binding, "bookings", &entity_id);
 	}
 	values[1] = CStringGetTextDatum(resolution->note);
 	resolution->closed =

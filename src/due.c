@@ -9,8 +9,9 @@
  * expire		no payment stands in the way: it can be cancelled
  * paid			a payment is completed or partially refunded: a human decides
  * in_flight	a payment was begun less than processing_grace ago: wait
- * refused		a CHECK of the application forbids to cancel it, or its slot
- *				does not exist: a human decides
+ * refused		a CHECK of the application forbids to cancel it, a payment has
+ *				a status that we do not know, or its slot does not exist: a
+ *				human decides
  *
  * Bookings are read oldest first, by the key (created_at, id), reading on
  * behind the last one looked at.  Nothing here locks or changes anything;
@@ -56,7 +57,7 @@ PG_FUNCTION_INFO_V1(cusown_due_bookings);
 	" s.{slots.id} IS NOT NULL AS has_slot" \
 	"[{?bookings.business_id}, c.business_id]" \
 	"[{?payments}, p.paid_id, p.paid_status, p.in_flight_id," \
-	" p.in_flight_status, p.is_unlocked]" \
+	" p.in_flight_status, p.unknown_id, p.unknown_status, p.is_unlocked]" \
 	" FROM candidate c" \
 	" LEFT JOIN {slots} s ON s.{slots.id} = c.slot_id" \
 	"[ LEFT JOIN (SELECT p.{payments.booking_id} AS booking_id," \
@@ -70,6 +71,11 @@ PG_FUNCTION_INFO_V1(cusown_due_bookings);
 	" (pg_catalog.array_agg(p.{payments.status}::text" \
 	" ORDER BY p.{payments.id})" \
 	" FILTER (WHERE " IN_FLIGHT "))[1] AS in_flight_status," \
+	" (pg_catalog.array_agg(p.{payments.id} ORDER BY p.{payments.id})" \
+	" FILTER (WHERE " UNKNOWN "))[1] AS unknown_id," \
+	" (pg_catalog.array_agg(p.{payments.status}::text" \
+	" ORDER BY p.{payments.id})" \
+	" FILTER (WHERE " UNKNOWN "))[1] AS unknown_status," \
 	" pg_catalog.bool_or(p.{payments.id} <> ALL ($3)) AS is_unlocked" \
 	" FROM candidate c" \
 	" JOIN {payments} p ON p.{payments.booking_id} = c.id" \
@@ -80,10 +86,17 @@ PG_FUNCTION_INFO_V1(cusown_due_bookings);
 	"p.{payments.status} = 'completed'" \
 	" OR p.{payments.status} = 'partially_refunded'"
 
-#define IN_FLIGHT \
-	"p.{payments.created_at} > $2 AND (p.{payments.status} = 'initiated'" \
-	" OR p.{payments.status} = 'pending'" \
-	" OR p.{payments.status} = 'processing')"
+#define UNFINISHED \
+	"p.{payments.status} = 'initiated' OR p.{payments.status} = 'pending'" \
+	" OR p.{payments.status} = 'processing'"
+
+#define IN_FLIGHT "p.{payments.created_at} > $2 AND (" UNFINISHED ")"
+
+/* another status could mean money: it does not count as none */
+#define UNKNOWN \
+	"(" PAID " OR " UNFINISHED " OR p.{payments.status} = 'failed'" \
+	" OR p.{payments.status} = 'refunded'" \
+	" OR p.{payments.status} = 'expired') IS NOT TRUE"
 
 #define CANDIDATE \
 	"SELECT b.{bookings.id} AS id, b.{bookings.slot_id} AS slot_id," \
@@ -151,6 +164,10 @@ due_rule(const Interval *older_than, TimestampTz as_of)
 	rule.as_of = as_of;
 	rule.created_before = verb_before(as_of, older_than);
 	rule.in_flight_after = verb_before(as_of, &grace);
+	if (rule.created_before > as_of)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("older_than must not be negative")));
 	return rule;
 }
 
@@ -160,14 +177,14 @@ payment_finding(uint64 row, const char *id_column, const char *status_column)
 {
 	bool		isnull;
 	Datum		id = template_column(row, id_column, &isnull);
-	Datum		status;
+	char	   *status;
 
 	if (isnull)
 		return NULL;
-	status = template_column(row, status_column, &isnull);
+	status = template_text(row, status_column);
 	return psprintf("payment %s is %s",
 					DatumGetCString(DirectFunctionCall1(uuid_out, id)),
-					TextDatumGetCString(status));
+					status == NULL ? "without a status" : status);
 }
 
 static void
@@ -177,6 +194,13 @@ read_verdict(uint64 row, DueBooking *booking)
 	booking->finding = payment_finding(row, "paid_id", "paid_status");
 	if (booking->finding != NULL)
 		return;
+	booking->verdict = VERDICT_REFUSED;
+	booking->finding = payment_finding(row, "unknown_id", "unknown_status");
+	if (booking->finding != NULL)
+	{
+		booking->finding = psprintf("%s, which is not known", booking->finding);
+		return;
+	}
 	booking->verdict = VERDICT_IN_FLIGHT;
 	booking->finding = payment_finding(row, "in_flight_id", "in_flight_status");
 	if (booking->finding != NULL)

@@ -3,8 +3,8 @@
  * errors.h
  *	  The SQLSTATEs of class UO that cusown_ops raises.
  *
- * The list is closed: the README repeats it, and applications may match on
- * these codes.
+ * The README lists the whole class, with what later functions will raise;
+ * applications may match on these codes.
  *
  *-------------------------------------------------------------------------
  */

@@ -13,7 +13,9 @@
  * B  their payments are locked FOR SHARE SKIP LOCKED; a booking with one that
  *	  was not locked is dropped, since someone is changing it;
  * C  booking and slot are locked together, FOR UPDATE SKIP LOCKED; a pair
- *	  counts only whole.  For a human's case the booking alone is locked;
+ *	  counts only whole.  So are the other pending bookings on the slot: where
+ *	  one cannot be locked, as somebody may be confirming it, the pair is
+ *	  dropped.  For a human's case the booking alone is locked;
  * D  in new statements, each with a new snapshot, the verdict is asked again,
  *	  the CHECKs are asked, and exactly those ids are changed.  A payment that
  *	  appeared since B drops its booking.  Whoever adds a payment under a
@@ -49,6 +51,8 @@
 typedef struct Expiry
 {
 	DueRule		rule;
+	TimestampTz holds_as_of;	/* a hold is over by then; never ahead of the
+								 * clock, but in a dry run */
 	int64		max_rows;
 	const char *source;
 	Binding    *binding;
@@ -111,15 +115,31 @@ static const Template lock_bookings = {
 };
 
 /*
+ * C: the slots among $1 on which somebody else is changing a pending booking.
+ * Confirming it need not lock the slot, so its row is what must be ours.
+ */
+static const Template slots_in_change = {
+	"WITH locked AS MATERIALIZED (SELECT b.{bookings.id} AS id"
+	" FROM {bookings} b WHERE b.{bookings.slot_id} = ANY ($1)"
+	" AND " BOOKING_IS_PENDING " FOR UPDATE SKIP LOCKED)"
+	" SELECT b.{bookings.slot_id} AS id FROM {bookings} b"
+	" LEFT JOIN locked l ON l.id = b.{bookings.id}"
+	" WHERE b.{bookings.slot_id} = ANY ($1) AND " BOOKING_IS_PENDING
+	" AND l.id IS NULL",
+	1, {UUIDARRAYOID}
+};
+
+/*
  * D: the slots that become available when the bookings $1 expire.  $2 are
- * their slots, $3 is as_of.  No confirmed booking stands on such a slot, and
+ * their slots, $3 is when a hold must be over.  No confirmed booking stands on such a slot, and
  * either its hold has ended, or nobody else stands on it.
  */
 static const Template slots_to_free = {
 	"SELECT s.{slots.id} AS id, s.{slots.status}::text AS status"
 	" FROM {slots} s WHERE s.{slots.id} = ANY ($2)"
-	" AND (s.{slots.status} = 'booked' OR (s.{slots.status} = 'reserved'"
-	"[ AND s.{slots.reserved_until} <= $3]))"
+	" AND (s.{slots.status} = 'booked'"
+	"[ AND (s.{slots.reserved_until} <= $3) IS NOT FALSE]"
+	" OR s.{slots.status} = 'reserved'[ AND s.{slots.reserved_until} <= $3])"
 	" AND NOT EXISTS (SELECT FROM {bookings} o"
 	" WHERE o.{bookings.slot_id} = s.{slots.id}"
 	" AND o.{bookings.status} = 'confirmed')"
@@ -179,6 +199,17 @@ static const Template expire_and_free = {
 	" 'slot released by expiry' FROM freed f)"
 	AUDIT_INSERT,
 	6, {UUIDARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTOID, INT8OID, INT8ARRAYOID}
+};
+
+/* of the bookings $1 and slots $2 that are ours by now: what was changed */
+static const Template count_changed = {
+	"SELECT (SELECT pg_catalog.count(*) FROM {bookings} b"
+	" WHERE b.{bookings.id} = ANY ($1)"
+	" AND (b.{bookings.status} = 'cancelled') IS TRUE)"
+	" + (SELECT pg_catalog.count(*) FROM {slots} s"
+	" WHERE s.{slots.id} = ANY ($2)"
+	" AND (s.{slots.status} = 'available') IS TRUE) AS changed",
+	2, {UUIDARRAYOID, UUIDARRAYOID}
 };
 
 /* ---------- the worklist ---------- */
@@ -312,19 +343,43 @@ lock_rows(Binding *binding, const Template *statement, const UuidList *ids,
 	SPI_freetuptable(SPI_tuptable);
 }
 
+/* bookings locked with a slot that nobody is changing otherwise */
+static void
+keep_quiet_pairs(Binding *binding, const DueBookings *due, UuidList *paired,
+				 UuidList *pairs)
+{
+	UuidList	slots = {0};
+	UuidList	in_change = {0};
+
+	for (int i = 0; i < due->count; i++)
+	{
+		if (uuid_list_contains(paired, &due->items[i].id))
+			uuid_list_append(&slots, &due->items[i].slot_id);
+	}
+	lock_rows(binding, &slots_in_change, &slots, &in_change);
+	for (int i = 0; i < due->count; i++)
+	{
+		if (uuid_list_contains(paired, &due->items[i].id) &&
+			!uuid_list_contains(&in_change, &due->items[i].slot_id))
+			uuid_list_append(pairs, &due->items[i].id);
+	}
+}
+
 /* C */
 static void
 lock_chosen(Binding *binding, const DueBookings *due, Locked *locked)
 {
 	UuidList	to_expire = due_ids_with_verdict(due, VERDICT_EXPIRE);
 	UuidList	for_humans = {0};
+	UuidList	paired = {0};
 
 	for (int i = 0; i < due->count; i++)
 	{
 		if (due->items[i].verdict != VERDICT_EXPIRE)
 			uuid_list_append(&for_humans, &due->items[i].id);
 	}
-	lock_rows(binding, &lock_pairs, &to_expire, &locked->pairs);
+	lock_rows(binding, &lock_pairs, &to_expire, &paired);
+	keep_quiet_pairs(binding, due, &paired, &locked->pairs);
 	for (int i = 0; i < locked->pairs.count; i++)
 		uuid_list_append(&locked->bookings, &locked->pairs.items[i]);
 	lock_rows(binding, &lock_bookings, &for_humans, &locked->bookings);
@@ -397,7 +452,7 @@ find_slots_to_free(Expiry *expiry, const DueBookings *due,
 
 	values[0] = uuid_list_datum(bookings);
 	values[1] = uuid_list_datum(&occupied);
-	values[2] = TimestampTzGetDatum(expiry->rule.as_of);
+	values[2] = TimestampTzGetDatum(expiry->holds_as_of);
 	rows = template_execute(expiry->binding, &slots_to_free, values, NULL,
 							false);
 	slots.count = (int) rows;
@@ -439,6 +494,27 @@ slot_arrays(const SlotsToFree *slots, Datum *ids, Datum *statuses,
 												TYPALIGN_DOUBLE));
 }
 
+/*
+ * A trigger of the application that keeps audit rows from being written would
+ * leave changes without one, and us without a count.
+ */
+static void
+check_audited(Expiry *expiry, const Datum *ids, uint64 audited)
+{
+	bool		isnull;
+	int64		changed;
+
+	template_execute(expiry->binding, &count_changed, ids, NULL, false);
+	changed = DatumGetInt64(template_column(0, "changed", &isnull));
+	SPI_freetuptable(SPI_tuptable);
+	if (changed != (int64) audited)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg(INT64_FORMAT " rows were changed, but " UINT64_FORMAT " audit rows written",
+						changed, audited),
+				 errhint("Look for a trigger on the audit table that redirects or drops rows.")));
+}
+
 static void
 count_audited(Expiry *expiry, uint64 rows)
 {
@@ -462,6 +538,7 @@ expire(Expiry *expiry, const DueBookings *due)
 	UuidList	bookings = due_ids_with_verdict(due, VERDICT_EXPIRE);
 	int64		age = expiry->rule.as_of - expiry->rule.created_before;
 	SlotsToFree slots;
+	uint64		audited;
 	Datum		values[6];
 
 	if (bookings.count == 0)
@@ -471,8 +548,10 @@ expire(Expiry *expiry, const DueBookings *due)
 	slot_arrays(&slots, &values[1], &values[2], &values[5]);
 	values[3] = CStringGetTextDatum(expiry->source);
 	values[4] = Int64GetDatum(age / USECS_PER_SEC);
-	count_audited(expiry, template_execute(expiry->binding, &expire_and_free,
-										   values, NULL, false));
+	audited = template_execute(expiry->binding, &expire_and_free, values, NULL,
+							   false);
+	count_audited(expiry, audited);
+	check_audited(expiry, values, audited);
 }
 
 /* one window; false when nothing is left to look at */
@@ -580,6 +659,8 @@ cusown_expire_bookings(PG_FUNCTION_ARGS)
 		older_than = *PG_GETARG_INTERVAL_P(0);
 	expiry.rule = due_rule(&older_than, verb_as_of(fcinfo, 2));
 	verb_check_as_of(expiry.rule.as_of, dry_run);
+	expiry.holds_as_of = dry_run ? expiry.rule.as_of :
+		Min(expiry.rule.as_of, GetCurrentTimestamp());
 	expiry.key = due_first_key();
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)

@@ -11,7 +11,7 @@ CREATE FUNCTION @extschema@.cusown_due_bookings(
   OUT verdict text,
   OUT finding text)
 RETURNS SETOF record
-LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 1000
+LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000
 AS 'MODULE_PATHNAME', 'cusown_due_bookings';
 
 COMMENT ON FUNCTION @extschema@.cusown_due_bookings(interval, timestamptz) IS

@@ -20,6 +20,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "errors.h"
 #include "verb.h"
 
 /* a caller's clock may be ahead of ours by this much */
@@ -77,6 +78,26 @@ verb_check_row_security(const Binding *binding, const char *const *relations)
 						GetUserNameFromId(GetUserId(), false)),
 				 errhint("Run it as a role that has BYPASSRLS, with row_security on.")));
 	}
+}
+
+/*
+ * A row that a verb on one named entity did not find: gone for all, or hidden
+ * from this role by row-level security, which must not pass for gone.
+ */
+void
+verb_check_visible(const Binding *binding, const char *relation,
+				   const pg_uuid_t *id)
+{
+	const BoundRelation *bound = binding_relation(binding, relation);
+
+	if (check_enable_rls(bound->relid, InvalidOid, true) != RLS_ENABLED)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_CUSOWN_NOT_FOUND),
+			 errmsg("row %s of %s does not exist, or row-level security hides it",
+					DatumGetCString(DirectFunctionCall1(uuid_out,
+														UUIDPGetDatum(id))),
+					quote_qualified_identifier(bound->schema, bound->name))));
 }
 
 static Oid

@@ -10,6 +10,7 @@
 
 #include "datatype/timestamp.h"
 #include "fmgr.h"
+#include "utils/uuid.h"
 
 #include "binding.h"
 
@@ -18,6 +19,8 @@ typedef void (*VerbBody) (void *state);
 extern void verb_check_transaction(const char *verb);
 extern void verb_check_row_security(const Binding *binding,
 									const char *const *relations);
+extern void verb_check_visible(const Binding *binding, const char *relation,
+							   const pg_uuid_t *id);
 extern void verb_check_unattended(const Binding *binding,
 								  const char *source);
 extern void verb_check_not_null(FunctionCallInfo fcinfo, int arg,
