@@ -11,11 +11,19 @@ OBJS = \
 	src/attention.o \
 	src/audit.o \
 	src/binding.o \
+	src/change.o \
+	src/cron.o \
+	src/cron_health.o \
 	src/cusown_ops.o \
 	src/due.o \
 	src/expiry.o \
 	src/grant.o \
+	src/history.o \
+	src/hold.o \
+	src/job.o \
+	src/ledger.o \
 	src/row_check.o \
+	src/slot.o \
 	src/state_machine.o \
 	src/template.o \
 	src/uuid_list.o \
@@ -27,7 +35,12 @@ SQL_PARTS = \
 	src/attach.sql \
 	src/state_machine.sql \
 	src/attention.sql \
+	src/change.sql \
+	src/job.sql \
+	src/cron.sql \
+	src/cron_health.sql \
 	src/expiry.sql \
+	src/hold.sql \
 	src/grant.sql \
 	src/rights.sql
 
@@ -35,7 +48,8 @@ DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
-REGRESS = attach binding state_machine attention expiry grant hostile settings
+REGRESS = attach binding state_machine attention expiry hold job change grant \
+	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))
 ISOLATION_OPTS = --inputdir=$(srcdir)/test --load-extension=cusown_ops

@@ -37,7 +37,9 @@
 /* open rows that one run rechecks, of each kind; a literal in the template */
 #define RECHECK_LIMIT 500
 
-static const char *const relations_used[] = {"bookings", "audit_logs", NULL};
+static const char *const relations_used[] = {
+	"bookings", "slots", "audit_logs", NULL
+};
 
 PG_FUNCTION_INFO_V1(cusown_attention_resolve);
 
@@ -115,6 +117,7 @@ static const Template close_gone = {
 	3, {NAMEOID, TEXTOID, UUIDARRAYOID}
 };
 
+/* per entity: lock those of $1, find those of $1, wait for $1 */
 static const Template lock_bookings = {
 	"SELECT b.{bookings.id} AS id FROM {bookings} b"
 	" WHERE b.{bookings.id} = ANY ($1) FOR UPDATE SKIP LOCKED",
@@ -133,6 +136,38 @@ static const Template wait_for_booking = {
 	1, {UUIDOID}
 };
 
+static const Template lock_slots = {
+	"SELECT s.{slots.id} AS id FROM {slots} s"
+	" WHERE s.{slots.id} = ANY ($1) FOR UPDATE SKIP LOCKED",
+	1, {UUIDARRAYOID}
+};
+
+static const Template existing_slots = {
+	"SELECT s.{slots.id} AS id FROM {slots} s"
+	" WHERE s.{slots.id} = ANY ($1)",
+	1, {UUIDARRAYOID}
+};
+
+static const Template wait_for_slot = {
+	"SELECT s.{slots.id} AS id FROM {slots} s"
+	" WHERE s.{slots.id} = $1 FOR UPDATE",
+	1, {UUIDOID}
+};
+
+typedef struct Entity
+{
+	const char *name;
+	const char *relation;		/* canonical name of its table */
+	const Template *lock;
+	const Template *existing;
+	const Template *wait_for;
+} Entity;
+
+static const Entity entities[] = {
+	{ENTITY_BOOKING, "bookings", &lock_bookings, &existing_bookings, &wait_for_booking},
+	{ENTITY_SLOT, "slots", &lock_slots, &existing_slots, &wait_for_slot},
+};
+
 static const Template entry_by_id = {
 	"SELECT a.app_schema::text AS app_schema, a.kind, a.entity, a.entity_id"
 	" FROM cusown_ops.attention a WHERE a.id = $1",
@@ -146,6 +181,25 @@ static const Template close_by_hand = {
 	" WHERE a.id = $1 AND a.closed_at IS NULL",
 	2, {INT8OID, TEXTOID}
 };
+
+static const Entity *
+entity_named(const char *name)
+{
+	for (int i = 0; i < lengthof(entities); i++)
+	{
+		if (strcmp(entities[i].name, name) == 0)
+			return &entities[i];
+	}
+	elog(ERROR, "unknown entity \"%s\" on the worklist", name);
+}
+
+/* appends to locked those of ids that nobody else holds */
+void
+attention_lock(Binding *binding, const char *entity, const UuidList *ids,
+			   UuidList *locked)
+{
+	template_ids(binding, entity_named(entity)->lock, ids, locked);
+}
 
 static Datum
 schema_datum(const Binding *binding)
@@ -261,14 +315,11 @@ surely_gone(Binding *binding, const AttentionKind *kind, const UuidList *ids,
 	UuidList	locked = {0};
 	UuidList	there = {0};
 	UuidList	existing = {0};
-	Datum		values[1];
 
-	Assert(strcmp(kind->entity, ENTITY_BOOKING) == 0);
-	values[0] = uuid_list_datum(ids);
-	select_ids(binding, &lock_bookings, values, "id", &locked);
+	attention_lock(binding, kind->entity, ids, &locked);
 	still_there(binding, kind, &locked, &there);
 	append_missing(gone, &locked, &there);
-	select_ids(binding, &existing_bookings, values, "id", &existing);
+	template_ids(binding, entity_named(kind->entity)->existing, ids, &existing);
 	append_missing(gone, ids, &existing);
 }
 
@@ -356,13 +407,11 @@ resolve_body(void *state)
 	template_uuid(0, "entity_id", &entity_id);
 	binding = binding_use_schema(app_schema, relations_used);
 
-	if (strcmp(entity, ENTITY_BOOKING) == 0)
-	{
-		Datum		key[1] = {UUIDPGetDatum(&entity_id)};
-
-		if (template_execute(binding, &wait_for_booking, key, NULL, false) == 0)
-			verb_check_visible(binding, "bookings", &entity_id);
-	}
+	values[0] = UUIDPGetDatum(&entity_id);
+	if (template_execute(binding, entity_named(entity)->wait_for, values, NULL,
+						 false) == 0)
+		verb_check_visible(binding, entity_named(entity)->relation, &entity_id);
+	values[0] = Int64GetDatum(resolution->id);
 	values[1] = CStringGetTextDatum(resolution->note);
 	resolution->closed =
 		template_execute(NULL, &close_by_hand, values, NULL, false) > 0;

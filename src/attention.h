@@ -16,6 +16,7 @@
 
 /* what an entry is about */
 #define ENTITY_BOOKING "booking"
+#define ENTITY_SLOT "slot"
 
 typedef struct AttentionKind
 {
@@ -39,6 +40,8 @@ typedef void (*AttentionStillThere) (Binding *binding,
 									 const AttentionKind *kind,
 									 const UuidList *ids, UuidList *there);
 
+extern void attention_lock(Binding *binding, const char *entity,
+						   const UuidList *ids, UuidList *locked);
 extern uint64 attention_open(Binding *binding, const AttentionKind *kind,
 							 const AttentionItem *items, int count);
 extern void attention_backed_off(Binding *binding, const char *entity,

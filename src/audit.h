@@ -16,7 +16,8 @@
  * The end of a statement that changes and audits at once.  Before it stands
  * WITH ..., audit_row (AUDIT_ROW) AS (SELECT ...).  Each row gets
  * the time of its own insertion: an application may chain its audit rows in
- * the order of created_at.  The statement returns entity_type.
+ * the order of created_at.  The statement returns what was
+ * changed, entity_type and entity_id.
  */
 #define AUDIT_ROW \
 	"action, entity_type, entity_id, old_data, new_data, metadata, description"
@@ -35,7 +36,8 @@
 	"[{?audit_logs.metadata}, r.metadata]" \
 	"[{?audit_logs.description}, r.description]" \
 	" FROM audit_row r" \
-	" RETURNING {audit_logs.entity_type}::text AS entity_type"
+	" RETURNING {audit_logs.entity_type}::text AS entity_type," \
+	" {audit_logs.entity_id} AS entity_id"
 
 extern void audit_write(Binding *binding, const char *action,
 						const char *entity_type, const pg_uuid_t *entity_id,

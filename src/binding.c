@@ -514,3 +514,18 @@ binding_column(const Binding *binding, const char *relation,
 	}
 	return NULL;
 }
+
+/* raises UO001 where a verb cannot do without a column that is not bound */
+void
+binding_require(const Binding *binding, const char *relation,
+				const char *attribute)
+{
+	if (binding_column(binding, relation, attribute) != NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_CUSOWN_NOT_ATTACHED),
+			 errmsg("canonical name \"%s.%s\" is not bound in application schema \"%s\"",
+					relation, attribute, binding->app_schema),
+			 errhint("Call cusown_attach(%s) with a mapping that binds it.",
+					 quote_literal_cstr(binding->app_schema))));
+}

@@ -53,4 +53,7 @@ extern const BoundColumn *binding_column(const Binding *binding,
 										 const char *relation,
 										 const char *attribute);
 
+extern void binding_require(const Binding *binding, const char *relation,
+							const char *attribute);
+
 #endif							/* CUSOWN_BINDING_H */

@@ -48,6 +48,18 @@ int			cusown_processing_grace = 3600;
  */
 int			cusown_batch_size = 500;
 
+/*
+ * cusown_ops.job_run_retention: how many runs of each job and outcome the
+ * ledger cusown_ops.job_run keeps, per application.
+ */
+int			cusown_job_run_retention = 1000;
+
+/*
+ * cusown_ops.change_retention: seconds for which cusown_changes_since() can
+ * go back; older changes go with the job prune_history.
+ */
+int			cusown_change_retention = 7 * 86400;
+
 static void
 define_settings(void)
 {
@@ -72,8 +84,20 @@ define_settings(void)
 	DefineCustomIntVariable("cusown_ops.batch_size",
 							"Number of bookings that one statement of a function handles.",
 							NULL,
-							&cusown_batch_size, 500, 1, 10000,
+							&cusown_batch_size, 500, 1, CUSOWN_MAX_BATCH_SIZE,
 							PGC_SUSET, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cusown_ops.job_run_retention",
+							"Number of runs of each job and outcome that the ledger keeps.",
+							NULL,
+							&cusown_job_run_retention, 1000, 1, 1000000,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cusown_ops.change_retention",
+							"How long changes are kept for cusown_changes_since().",
+							NULL,
+							&cusown_change_retention, 7 * 86400, 60, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("cusown_ops");
 }

@@ -17,4 +17,9 @@ extern int	cusown_processing_grace;	/* seconds a payment counts as in
 										 * flight */
 extern int	cusown_batch_size;	/* bookings looked at in one statement */
 
+extern int	cusown_job_run_retention;	/* ledger rows per job and outcome */
+extern int	cusown_change_retention;	/* seconds that changes are kept */
+
+#define CUSOWN_MAX_BATCH_SIZE 10000
+
 #endif							/* CUSOWN_OPS_H */

@@ -22,6 +22,9 @@
 /* the state machine does not allow this transition */
 #define ERRCODE_CUSOWN_TRANSITION			MAKE_SQLSTATE('U', 'O', '0', '0', '3')
 
+/* the job is already running */
+#define ERRCODE_CUSOWN_JOB_RUNNING			MAKE_SQLSTATE('U', 'O', '0', '0', '9')
+
 /* statement, payload or mapping malformed */
 #define ERRCODE_CUSOWN_MALFORMED			MAKE_SQLSTATE('U', 'O', '0', '1', '0')
 

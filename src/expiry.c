@@ -40,8 +40,11 @@
 
 #include "attention.h"
 #include "audit.h"
+#include "change.h"
 #include "cusown_ops.h"
 #include "due.h"
+#include "job.h"
+#include "slot.h"
 #include "state_machine.h"
 #include "template.h"
 #include "uuid_list.h"
@@ -54,6 +57,7 @@ typedef struct Expiry
 	TimestampTz holds_as_of;	/* a hold is over by then; never ahead of the
 								 * clock, but in a dry run */
 	int64		max_rows;
+	int			batch_size;		/* candidates of a window */
 	const char *source;
 	Binding    *binding;
 	ReadingKey	key;
@@ -61,6 +65,7 @@ typedef struct Expiry
 	int64		expired;
 	int64		released;
 	int64		attention;
+	int64		looked_at;
 	bool		more;
 } Expiry;
 
@@ -111,21 +116,6 @@ static const Template lock_bookings = {
 	"SELECT b.{bookings.id} AS id FROM {bookings} b"
 	" WHERE b.{bookings.id} = ANY ($1) AND " BOOKING_IS_PENDING
 	" FOR UPDATE SKIP LOCKED",
-	1, {UUIDARRAYOID}
-};
-
-/*
- * C: the slots among $1 on which somebody else is changing a pending booking.
- * Confirming it need not lock the slot, so its row is what must be ours.
- */
-static const Template slots_in_change = {
-	"WITH locked AS MATERIALIZED (SELECT b.{bookings.id} AS id"
-	" FROM {bookings} b WHERE b.{bookings.slot_id} = ANY ($1)"
-	" AND " BOOKING_IS_PENDING " FOR UPDATE SKIP LOCKED)"
-	" SELECT b.{bookings.slot_id} AS id FROM {bookings} b"
-	" LEFT JOIN locked l ON l.id = b.{bookings.id}"
-	" WHERE b.{bookings.slot_id} = ANY ($1) AND " BOOKING_IS_PENDING
-	" AND l.id IS NULL",
 	1, {UUIDARRAYOID}
 };
 
@@ -281,6 +271,7 @@ choose(Expiry *expiry, const DueBookings *window)
 		const DueBooking *booking = &window->items[i];
 
 		due_move_key(&expiry->key, booking);
+		expiry->looked_at++;
 		if (booking->verdict == VERDICT_IN_FLIGHT ||
 			uuid_list_contains(&backed_off, &booking->id) ||
 			(booking->verdict != VERDICT_EXPIRE &&
@@ -328,21 +319,6 @@ share_lock_payments(Binding *binding, DueBookings *due, Locked *locked)
 	due->count = kept;
 }
 
-static void
-lock_rows(Binding *binding, const Template *statement, const UuidList *ids,
-		  UuidList *locked)
-{
-	Datum		values[1];
-	uint64		rows;
-
-	if (ids->count == 0)
-		return;
-	values[0] = uuid_list_datum(ids);
-	rows = template_execute(binding, statement, values, NULL, false);
-	uuid_list_append_column(locked, rows, "id");
-	SPI_freetuptable(SPI_tuptable);
-}
-
 /* bookings locked with a slot that nobody is changing otherwise */
 static void
 keep_quiet_pairs(Binding *binding, const DueBookings *due, UuidList *paired,
@@ -356,7 +332,7 @@ keep_quiet_pairs(Binding *binding, const DueBookings *due, UuidList *paired,
 		if (uuid_list_contains(paired, &due->items[i].id))
 			uuid_list_append(&slots, &due->items[i].slot_id);
 	}
-	lock_rows(binding, &slots_in_change, &slots, &in_change);
+	slot_in_change(binding, &slots, &in_change);
 	for (int i = 0; i < due->count; i++)
 	{
 		if (uuid_list_contains(paired, &due->items[i].id) &&
@@ -378,11 +354,11 @@ lock_chosen(Binding *binding, const DueBookings *due, Locked *locked)
 		if (due->items[i].verdict != VERDICT_EXPIRE)
 			uuid_list_append(&for_humans, &due->items[i].id);
 	}
-	lock_rows(binding, &lock_pairs, &to_expire, &paired);
+	template_ids(binding, &lock_pairs, &to_expire, &paired);
 	keep_quiet_pairs(binding, due, &paired, &locked->pairs);
 	for (int i = 0; i < locked->pairs.count; i++)
 		uuid_list_append(&locked->bookings, &locked->pairs.items[i]);
-	lock_rows(binding, &lock_bookings, &for_humans, &locked->bookings);
+	template_ids(binding, &lock_bookings, &for_humans, &locked->bookings);
 }
 
 /*
@@ -515,30 +491,60 @@ check_audited(Expiry *expiry, const Datum *ids, uint64 audited)
 				 errhint("Look for a trigger on the audit table that redirects or drops rows.")));
 }
 
-static void
-count_audited(Expiry *expiry, uint64 rows)
+/*
+ * What the audit rows say was changed, which is what BEFORE triggers let
+ * pass, in the words of the change feed.
+ */
+static int
+changes_made(uint64 rows, const DueBookings *due, const SlotsToFree *slots,
+			 Change *changes)
 {
-	for (uint64 row = 0; row < rows; row++)
-	{
-		bool		isnull;
-		Datum		entity = template_column(row, "entity_type", &isnull);
+	UuidList	changed = {0};
+	int			count = 0;
 
-		if (strcmp(TextDatumGetCString(entity), "booking") == 0)
+	uuid_list_append_column(&changed, rows, "entity_id");
+	for (int i = 0; i < due->count; i++)
+	{
+		const DueBooking *booking = &due->items[i];
+
+		if (booking->verdict == VERDICT_EXPIRE &&
+			uuid_list_contains(&changed, &booking->id))
+			changes[count++] = (Change) {"booking", booking->id,
+			booking->slot_id, "pending", "cancelled"};
+	}
+	for (int i = 0; i < slots->count; i++)
+	{
+		const SlotToFree *slot = &slots->items[i];
+
+		if (uuid_list_contains(&changed, &slot->id))
+			changes[count++] = (Change) {"slot", slot->id, slot->id,
+			slot->status, "available"};
+	}
+	return count;
+}
+
+static void
+count_changes(Expiry *expiry, const Change *changes, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (strcmp(changes[i].entity, "booking") == 0)
 			expiry->expired++;
 		else
 			expiry->released++;
 	}
-	SPI_freetuptable(SPI_tuptable);
 }
 
-/* D: the change and its audit rows, one statement */
+/* D: the change and its audit rows, one statement; then the change feed */
 static void
 expire(Expiry *expiry, const DueBookings *due)
 {
 	UuidList	bookings = due_ids_with_verdict(due, VERDICT_EXPIRE);
 	int64		age = expiry->rule.as_of - expiry->rule.created_before;
 	SlotsToFree slots;
-	uint64		audited;
+	Change	   *changes;
+	uint64		rows;
+	int			count;
 	Datum		values[6];
 
 	if (bookings.count == 0)
@@ -548,10 +554,16 @@ expire(Expiry *expiry, const DueBookings *due)
 	slot_arrays(&slots, &values[1], &values[2], &values[5]);
 	values[3] = CStringGetTextDatum(expiry->source);
 	values[4] = Int64GetDatum(age / USECS_PER_SEC);
-	audited = template_execute(expiry->binding, &expire_and_free, values, NULL,
-							   false);
-	count_audited(expiry, audited);
-	check_audited(expiry, values, audited);
+	rows = template_execute(expiry->binding, &expire_and_free, values, NULL,
+							false);
+
+	changes = palloc((bookings.count + slots.count) * sizeof(Change));
+	count = changes_made(rows, due, &slots, changes);
+	SPI_freetuptable(SPI_tuptable);
+	check_audited(expiry, values, rows);
+	count_changes(expiry, changes, count);
+	change_record(expiry->binding, "expire_bookings", expiry->source, changes,
+				  count);
 }
 
 /* one window; false when nothing is left to look at */
@@ -563,7 +575,7 @@ expire_window(Expiry *expiry)
 	Locked		locked = {0};
 
 	window = due_read_next(expiry->binding, &expiry->rule, &expiry->key,
-						   cusown_batch_size, false);
+						   expiry->batch_size, false);
 	if (window.count == 0)
 		return false;
 	due = choose(expiry, &window);
@@ -592,6 +604,18 @@ ask_state_machine(const Binding *binding)
 						  "booked", "release", "available");
 }
 
+/* before the first window */
+static void
+begin(Expiry *expiry, Binding *binding)
+{
+	expiry->binding = binding;
+	verb_check_row_security(binding, relations_changed);
+	verb_check_unattended(binding, expiry->source);
+	ask_state_machine(binding);
+	attention_recheck(binding, &paid_pending, still_there);
+	attention_recheck(binding, &unexpirable, still_there);
+}
+
 static void
 expire_body(void *state)
 {
@@ -600,12 +624,7 @@ expire_body(void *state)
 	MemoryContext caller;
 	bool		goes_on = true;
 
-	expiry->binding = binding_use(relations_changed);
-	verb_check_row_security(expiry->binding, relations_changed);
-	verb_check_unattended(expiry->binding, expiry->source);
-	ask_state_machine(expiry->binding);
-	attention_recheck(expiry->binding, &paid_pending, still_there);
-	attention_recheck(expiry->binding, &unexpirable, still_there);
+	begin(expiry, binding_use(relations_changed));
 
 	window_context = AllocSetContextCreate(CurrentMemoryContext,
 										   "cusown_ops expiry window",
@@ -659,6 +678,7 @@ cusown_expire_bookings(PG_FUNCTION_ARGS)
 		older_than = *PG_GETARG_INTERVAL_P(0);
 	expiry.rule = due_rule(&older_than, verb_as_of(fcinfo, 2));
 	verb_check_as_of(expiry.rule.as_of, dry_run);
+	expiry.batch_size = cusown_batch_size;
 	expiry.holds_as_of = dry_run ? expiry.rule.as_of :
 		Min(expiry.rule.as_of, GetCurrentTimestamp());
 	expiry.key = due_first_key();
@@ -674,3 +694,37 @@ cusown_expire_bookings(PG_FUNCTION_ARGS)
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values,
 											 nulls));
 }
+
+/* a batch of the job: one window, the key carried from batch to batch */
+static bool
+expire_step(JobRun *run)
+{
+	Expiry	   *expiry = run->state;
+	bool		goes_on;
+
+	if (expiry->source == NULL)
+	{
+		Interval	ttl = due_booking_ttl();
+
+		expiry->rule = due_rule(&ttl, run->as_of);
+		expiry->holds_as_of = run->as_of;
+		expiry->source = run->source;
+		expiry->batch_size = run->batch_size;
+		expiry->max_rows = PG_INT64_MAX;
+		expiry->key = due_first_key();
+		begin(expiry, run->binding);
+	}
+	expiry->binding = run->binding;
+	goes_on = expire_window(expiry);
+	run->counts.changed = expiry->expired;
+	run->counts.released = expiry->released;
+	run->counts.attention = expiry->attention;
+	run->counts.looked_at = expiry->looked_at;
+	return goes_on;
+}
+
+const Job	expire_bookings_job = {
+	"expire_bookings",
+	"cancels pending bookings that are older than cusown_ops.booking_ttl",
+	300, true, relations_changed, sizeof(Expiry), expire_step
+};

@@ -68,7 +68,16 @@ typedef struct FunctionRight
 static const FunctionRight function_rights[] = {
 	{"cusown_due_bookings", MONITOR | APPLICATION | OPERATOR},
 	{"shipped_transitions", MONITOR | APPLICATION | OPERATOR},
+	{"cusown_changes_since", MONITOR | APPLICATION | OPERATOR},
+	{"cusown_jobs", MONITOR | APPLICATION | OPERATOR},
+	{"shipped_jobs", MONITOR | APPLICATION | OPERATOR},
+	{"job_is_alive", MONITOR | APPLICATION | OPERATOR},
 	{"cusown_expire_bookings", APPLICATION | OPERATOR},
+	{"cusown_release_expired_holds", APPLICATION | OPERATOR},
+	{"cusown_run_job", OPERATOR},
+	{"cusown_cron_health", MONITOR | APPLICATION | OPERATOR},
+	{"cusown_schedule", OPERATOR},
+	{"cusown_unschedule", OPERATOR},
 	{"cusown_attention_resolve", OPERATOR},
 	{"cusown_attach", OPERATOR},
 	{"cusown_detach", OPERATOR},
@@ -90,6 +99,22 @@ static const TableRight table_rights[] = {
 	{"attention", "select", MONITOR | APPLICATION | OPERATOR},
 	{"attention", "insert", APPLICATION | OPERATOR},
 	{"attention", "update", APPLICATION | OPERATOR},
+	{"attention", "delete", OPERATOR},
+	{"change", "select", MONITOR | APPLICATION | OPERATOR},
+	{"change", "insert", APPLICATION | OPERATOR},
+	/* FOR UPDATE asks for it */
+	{"change", "update", OPERATOR},
+	{"change", "delete", OPERATOR},
+	{"change_stream", "select", MONITOR | APPLICATION | OPERATOR},
+	{"job", "select", MONITOR | APPLICATION | OPERATOR},
+	{"job", "insert", OPERATOR},
+	{"job", "update", OPERATOR},
+	{"job", "delete", OPERATOR},
+	{"job_run", "select", MONITOR | APPLICATION | OPERATOR},
+	{"job_run", "insert", OPERATOR},
+	{"job_run", "update", OPERATOR},
+	{"job_run", "delete", OPERATOR},
+	{"job_progress", "select", MONITOR | APPLICATION | OPERATOR},
 	{"state_transition", "select", MONITOR | APPLICATION | OPERATOR},
 	{"state_transition", "insert", OPERATOR},
 	{"state_transition", "update", OPERATOR},
@@ -118,6 +143,10 @@ static const ApplicationRight application_rights[] = {
 	{"audit_logs", ACL_SELECT, "SELECT", APPLICATION | OPERATOR},
 	{"audit_logs", ACL_INSERT, "INSERT", APPLICATION | OPERATOR},
 	{"booking_lifecycle_audit", ACL_INSERT, "INSERT", APPLICATION | OPERATOR},
+	{"cron_run_logs", ACL_INSERT, "INSERT", OPERATOR},
+	{"metrics", ACL_SELECT, "SELECT", OPERATOR},
+	{"metrics", ACL_INSERT, "INSERT", OPERATOR},
+	{"metrics", ACL_UPDATE, "UPDATE", OPERATOR},
 };
 
 /* one call of cusown_grant() */
@@ -255,7 +284,7 @@ revoke_all(uint64 row)
 	char	   *name = template_text(row, "name");
 
 	if (strcmp(kind, "f") == 0)
-		grant_or_revoke(false, OBJECT_FUNCTION, function_object(oid), NULL,
+		grant_or_revoke(false, OBJECT_ROUTINE, function_object(oid), NULL,
 						grantee);
 	else if (strcmp(kind, "r") == 0)
 		grant_or_revoke(false, OBJECT_TABLE, table_object(schema, name),
@@ -335,7 +364,7 @@ grant_functions(const Grant *grant)
 		const FunctionRight *right = &function_rights[i];
 
 		if ((right->profiles & grant->profile) != 0)
-			grant_or_revoke(true, OBJECT_FUNCTION,
+			grant_or_revoke(true, OBJECT_ROUTINE,
 							function_object(our_function(right->name)),
 							"execute", grant->role);
 	}

@@ -47,6 +47,7 @@
 #include "binding.h"
 #include "errors.h"
 #include "template.h"
+#include "uuid_list.h"
 
 /* the longest canonical name in braces */
 #define MAX_NAME_LENGTH 127
@@ -363,6 +364,22 @@ template_column(uint64 row, const char *column, bool *isnull)
 		return (Datum) 0;
 	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
 						 number, isnull);
+}
+
+/* the column id of the rows that a statement gives for ids, its only argument */
+void
+template_ids(Binding *binding, const Template *statement, const UuidList *ids,
+			 UuidList *found)
+{
+	Datum		values[1];
+	uint64		rows;
+
+	if (ids->count == 0)
+		return;
+	values[0] = uuid_list_datum(ids);
+	rows = template_execute(binding, statement, values, NULL, false);
+	uuid_list_append_column(found, rows, "id");
+	SPI_freetuptable(SPI_tuptable);
 }
 
 /* likewise, as a C string; NULL for null */

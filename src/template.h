@@ -12,6 +12,7 @@
 #include "utils/uuid.h"
 
 #include "binding.h"
+#include "uuid_list.h"
 
 #define TEMPLATE_MAX_ARGS 10
 
@@ -26,6 +27,8 @@ extern uint64 template_execute(Binding *binding, const Template *statement,
 							   const Datum *values, const char *nulls,
 							   bool read_only);
 extern Datum template_column(uint64 row, const char *column, bool *isnull);
+extern void template_ids(Binding *binding, const Template *statement,
+						 const UuidList *ids, UuidList *found);
 extern char *template_text(uint64 row, const char *column);
 extern bool template_uuid(uint64 row, const char *column, pg_uuid_t *id);
 extern bool template_bool(uint64 row, const char *column);

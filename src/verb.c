@@ -241,6 +241,15 @@ verb_check_interval(const Interval *interval, const char *name)
 				 errmsg("%s must not be more than 1000 years", name)));
 }
 
+/* days of 24 hours, months of 30 days */
+long
+verb_interval_ms(const Interval *interval)
+{
+	int64		days = interval->month * INT64CONST(30) + interval->day;
+
+	return (long) ((days * USECS_PER_DAY + interval->time) / 1000);
+}
+
 /*
  * as_of - interval with days of 24 hours.  The operator on timestamptz would
  * use the session's TimeZone.

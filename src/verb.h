@@ -31,6 +31,7 @@ extern char *verb_source(FunctionCallInfo fcinfo, int arg);
 extern TimestampTz verb_as_of(FunctionCallInfo fcinfo, int arg);
 extern void verb_check_as_of(TimestampTz as_of, bool dry_run);
 extern void verb_check_interval(const Interval *interval, const char *name);
+extern long verb_interval_ms(const Interval *interval);
 extern TimestampTz verb_before(TimestampTz as_of, const Interval *interval);
 extern TimestampTz verb_after(TimestampTz moment, const Interval *interval);
 extern void verb_run(VerbBody body, void *state, bool dry_run);

@@ -1,0 +1,256 @@
+/*-------------------------------------------------------------------------
+ *
+ * change.c
+ *	  What our verbs changed, for the application that must tell somebody.
+ *
+ * Whoever expires a booking instead of the application owes it a way to know
+ * which.  Each verb writes a row of cusown_ops.change per change, in its own
+ * transaction; cusown_changes_since() reads on behind a cursor.
+ *
+ * Ids are given out in another order than transactions commit, so reading
+ * behind the greatest id would skip what commits late.  Rows are therefore
+ * ordered by (transaction id, id), and only those below the oldest transaction
+ * that still runs are given: nothing can appear before them any more.
+ *
+ * Transaction ids mean nothing in another database.  The cursor carries the
+ * id of the stream, a row that is made with the extension and not dumped, so
+ * that a cursor from before a dump and restore is refused.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "commands/async.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+
+#include "change.h"
+#include "cusown_ops.h"
+#include "template.h"
+#include "uuid_list.h"
+#include "verb.h"
+
+/* "<stream>-<transaction id>-<change id>", stream as 32 hexadecimal digits */
+#define CURSOR_FORMAT "%.32s-" UINT64_FORMAT "-" INT64_FORMAT
+
+/* where reading has come */
+typedef struct Cursor
+{
+	uint64		xid;
+	int64		id;
+} Cursor;
+
+PG_FUNCTION_INFO_V1(cusown_changes_since);
+
+/* $4 .. $8 are parallel arrays */
+static const Template insert_changes = {
+	"INSERT INTO cusown_ops.change (app_schema, verb, source, entity,"
+	" entity_id, slot_id, from_status, to_status)"
+	" SELECT $1, $2, $3, c.entity, c.entity_id, c.slot_id, c.from_status,"
+	" c.to_status FROM ROWS FROM (pg_catalog.unnest($4),"
+	" pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7),"
+	" pg_catalog.unnest($8))"
+	" AS c (entity, entity_id, slot_id, from_status, to_status)",
+	8, {NAMEOID, TEXTOID, TEXTOID, TEXTARRAYOID, UUIDARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+};
+
+static const Template stream_id = {
+	"SELECT pg_catalog.replace(s.id::text, '-', '') AS id,"
+	" pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::int8"
+	" AS next_xid FROM cusown_ops.change_stream s",
+	0, {0}
+};
+
+/* $1, $2 the cursor, $3 how many */
+static const Template changes_behind = {
+	"SELECT c.xid::text::int8 AS xid, c.id, c.at,"
+	" c.app_schema, c.verb, c.entity, c.entity_id, c.slot_id,"
+	" c.from_status, c.to_status, c.source"
+	" FROM cusown_ops.change c"
+	" WHERE (c.xid, c.id) > ($1::text::xid8, $2)"
+	" AND c.xid < pg_catalog.pg_snapshot_xmin("
+	"pg_catalog.pg_current_snapshot())"
+	" ORDER BY c.xid, c.id LIMIT $3",
+	3, {TEXTOID, INT8OID, INT8OID}
+};
+
+static Datum
+text_array(const Change *changes, int count, size_t field)
+{
+	Datum	   *datums = palloc(count * sizeof(Datum));
+
+	for (int i = 0; i < count; i++)
+		datums[i] = CStringGetTextDatum(*(const char *const *)
+										((const char *) &changes[i] + field));
+	return PointerGetDatum(construct_array(datums, count, TEXTOID, -1, false,
+										   TYPALIGN_INT));
+}
+
+static void
+notify(const Binding *binding, const char *verb, int count)
+{
+	StringInfoData payload;
+
+	initStringInfo(&payload);
+	appendStringInfoString(&payload, "{\"app_schema\": ");
+	escape_json(&payload, binding->app_schema);
+	appendStringInfo(&payload, ", \"verb\": \"%s\", \"changes\": %d}", verb,
+					 count);
+	Async_Notify(CUSOWN_SCHEMA, payload.data);
+}
+
+/*
+ * Writes a row per change and one NOTIFY.  The caller holds the locks of the
+ * entities.
+ */
+void
+change_record(const Binding *binding, const char *verb, const char *source,
+			  const Change *changes, int count)
+{
+	UuidList	entities = {0};
+	UuidList	slots = {0};
+	NameData	app_schema;
+	Datum		values[8];
+
+	if (count == 0)
+		return;
+	for (int i = 0; i < count; i++)
+	{
+		uuid_list_append(&entities, &changes[i].entity_id);
+		uuid_list_append(&slots, &changes[i].slot_id);
+	}
+	namestrcpy(&app_schema, binding->app_schema);
+	values[0] = NameGetDatum(&app_schema);
+	values[1] = CStringGetTextDatum(verb);
+	values[2] = CStringGetTextDatum(source);
+	values[3] = text_array(changes, count, offsetof(Change, entity));
+	values[4] = uuid_list_datum(&entities);
+	values[5] = uuid_list_datum(&slots);
+	values[6] = text_array(changes, count, offsetof(Change, from_status));
+	values[7] = text_array(changes, count, offsetof(Change, to_status));
+	template_execute(NULL, &insert_changes, values, NULL, false);
+	notify(binding, verb, count);
+}
+
+/* one call of cusown_changes_since() */
+typedef struct Feed
+{
+	char	   *after;			/* the caller's cursor, or NULL */
+	int64		max_rows;
+	char	   *stream;			/* id of our stream */
+	ReturnSetInfo *result;
+} Feed;
+
+static void
+bad_cursor(const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("cursor is not one of this database's changes"),
+			 errdetail_internal("%s", detail),
+			 errhint("Begin again with NULL, and expect changes that were already seen.")));
+}
+
+static Cursor
+parse_cursor(Feed *feed, uint64 next_xid)
+{
+	Cursor		cursor = {0};
+	char		stream[33];
+	int			length = 0;
+
+	if (feed->after == NULL)
+		return cursor;
+	if (sscanf(feed->after, "%32[0-9a-f]-" UINT64_FORMAT "-" INT64_FORMAT "%n",
+			   stream, &cursor.xid, &cursor.id, &length) != 3 ||
+		feed->after[length] != '\0')
+		bad_cursor("It is not a cursor that cusown_changes_since() has given.");
+	if (strcmp(stream, feed->stream) != 0)
+		bad_cursor("It was given before the database was dumped and restored, or by another database.");
+	if (cursor.xid >= next_xid)
+		bad_cursor("It was given later than this database has come, as after a point-in-time recovery.");
+	return cursor;
+}
+
+static Cursor
+start_of(Feed *feed)
+{
+	bool		isnull;
+	uint64		next_xid;
+	Datum		id;
+
+	template_execute(NULL, &stream_id, NULL, NULL, true);
+	id = template_column(0, "id", &isnull);
+	feed->stream = TextDatumGetCString(id);
+	next_xid = (uint64) DatumGetInt64(template_column(0, "next_xid", &isnull));
+	return parse_cursor(feed, next_xid);
+}
+
+static void
+put_change(const Feed *feed, uint64 row)
+{
+	static const char *const columns[] = {
+		"at", "app_schema", "verb", "entity", "entity_id", "slot_id",
+		"from_status", "to_status", "source"
+	};
+	Datum		values[lengthof(columns) + 1];
+	bool		nulls[lengthof(columns) + 1] = {false};
+	bool		isnull;
+	int64		xid = DatumGetInt64(template_column(row, "xid", &isnull));
+	int64		id = DatumGetInt64(template_column(row, "id", &isnull));
+
+	values[0] = CStringGetTextDatum(psprintf(CURSOR_FORMAT, feed->stream,
+											 (uint64) xid, id));
+	for (int i = 0; i < lengthof(columns); i++)
+		values[i + 1] = template_column(row, columns[i], &nulls[i + 1]);
+	tuplestore_putvalues(feed->result->setResult, feed->result->setDesc,
+						 values, nulls);
+}
+
+static void
+feed_body(void *state)
+{
+	Feed	   *feed = state;
+	Cursor		cursor = start_of(feed);
+	Datum		values[3];
+	uint64		rows;
+
+	values[0] = CStringGetTextDatum(psprintf(UINT64_FORMAT, cursor.xid));
+	values[1] = Int64GetDatum(cursor.id);
+	values[2] = Int64GetDatum(feed->max_rows);
+	rows = template_execute(NULL, &changes_behind, values, NULL, true);
+	for (uint64 row = 0; row < rows; row++)
+		put_change(feed, row);
+}
+
+/*
+ * cusown_changes_since(after text DEFAULT NULL, max_rows integer DEFAULT 1000,
+ *		OUT cursor text, OUT at timestamptz, OUT app_schema name,
+ *		OUT verb text, OUT entity text, OUT entity_id uuid, OUT slot_id uuid,
+ *		OUT from_status text, OUT to_status text, OUT source text)
+ *		RETURNS SETOF record
+ *
+ * Changes that our verbs made, behind the cursor after, in an order in which
+ * none is ever skipped.  A change is given once every transaction that was
+ * open when it was made has ended.
+ *
+ * Errors: 22023 cursor of another database or from before a restore, or
+ * max_rows not greater than zero.
+ */
+Datum
+cusown_changes_since(PG_FUNCTION_ARGS)
+{
+	Feed		feed = {0};
+
+	if (!PG_ARGISNULL(0))
+		feed.after = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	feed.max_rows = verb_max_rows(fcinfo, 1);
+	InitMaterializedSRF(fcinfo, 0);
+	feed.result = (ReturnSetInfo *) fcinfo->resultinfo;
+	verb_run(feed_body, &feed, false);
+	return (Datum) 0;
+}

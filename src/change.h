@@ -1,0 +1,28 @@
+/*-------------------------------------------------------------------------
+ *
+ * change.h
+ *	  What our verbs changed, for the application that must tell somebody.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CUSOWN_CHANGE_H
+#define CUSOWN_CHANGE_H
+
+#include "utils/uuid.h"
+
+#include "binding.h"
+
+typedef struct Change
+{
+	const char *entity;			/* booking, slot, payment */
+	pg_uuid_t	entity_id;
+	pg_uuid_t	slot_id;
+	const char *from_status;
+	const char *to_status;
+} Change;
+
+extern void change_record(const Binding *binding, const char *verb,
+						  const char *source, const Change *changes,
+						  int count);
+
+#endif							/* CUSOWN_CHANGE_H */

@@ -1,0 +1,415 @@
+/*-------------------------------------------------------------------------
+ *
+ * hold.c
+ *	  Slots that stay reserved although their hold has ended.
+ *
+ * A hold ends at reserved_until.  Its slot becomes available then, also under
+ * a pending booking, which may still be confirmed; or booked, where a
+ * confirmed booking stands on it.  A slot that is reserved without an end
+ * cannot be judged: it goes to the worklist and is not touched.
+ *
+ * Slots are read in the order of (reserved_until, id), in windows.  Candidates
+ * are read without locks and locked FOR UPDATE SKIP LOCKED, with the pending
+ * bookings on them (slot.c); new statements decide again and change exactly
+ * those ids.  No row is ever waited for.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "attention.h"
+#include "audit.h"
+#include "change.h"
+#include "cusown_ops.h"
+#include "job.h"
+#include "slot.h"
+#include "state_machine.h"
+#include "template.h"
+#include "uuid_list.h"
+#include "verb.h"
+
+/* one call of cusown_release_expired_holds(), or one run of the job */
+typedef struct Release
+{
+	Binding    *binding;
+	const char *source;
+	TimestampTz as_of;
+	int64		max_rows;
+	int			batch_size;		/* candidates of a window */
+	/* how far reading has come */
+	TimestampTz key_reserved_until;
+	pg_uuid_t	key_id;
+	/* results */
+	int64		released;
+	int64		booked;
+	int64		attention;
+	int64		looked_at;
+	bool		more;
+} Release;
+
+static const AttentionKind hold_without_end = {
+	"hold_without_end", ENTITY_SLOT, "cron_failure"
+};
+
+static const char *const relations_changed[] = {
+	"bookings", "slots", "audit_logs", NULL
+};
+
+PG_FUNCTION_INFO_V1(cusown_release_expired_holds);
+
+/* $1 as_of, $2, $3 the key to read on behind, $4 how many */
+static const Template next_ended = {
+	"SELECT s.{slots.id} AS id, s.{slots.reserved_until} AS reserved_until"
+	" FROM {slots} s WHERE s.{slots.status} = 'reserved'"
+	" AND s.{slots.reserved_until} <= $1"
+	" AND (s.{slots.reserved_until}, s.{slots.id}) > ($2, $3)"
+	" ORDER BY s.{slots.reserved_until}, s.{slots.id} LIMIT $4",
+	4, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDOID, INT8OID}
+};
+
+/* whether each of the locked slots $1 that still has ended, by $2, is taken */
+static const Template decide_again = {
+	"SELECT s.{slots.id} AS id, EXISTS (SELECT FROM {bookings} o"
+	" WHERE o.{bookings.slot_id} = s.{slots.id}"
+	" AND o.{bookings.status} = 'confirmed') AS is_confirmed"
+	" FROM {slots} s WHERE s.{slots.id} = ANY ($1)"
+	" AND (s.{slots.status} = 'reserved') IS TRUE"
+	" AND s.{slots.reserved_until} <= $2",
+	2, {UUIDARRAYOID, TIMESTAMPTZOID}
+};
+
+/* $1 slots that become available, $2 slots that become booked, $3 source */
+static const Template end_holds = {
+	"WITH freed AS (UPDATE {slots} s SET {slots.status} := 'available',"
+	" {slots.reserved_until} := NULL[, {slots.updated_at} := pg_catalog.now()]"
+	" WHERE s.{slots.id} = ANY ($1)"
+	" AND (s.{slots.status} = 'reserved') IS TRUE RETURNING s.{slots.id} AS id),"
+	" taken AS (UPDATE {slots} s SET {slots.status} := 'booked',"
+	" {slots.reserved_until} := NULL[, {slots.updated_at} := pg_catalog.now()]"
+	" WHERE s.{slots.id} = ANY ($2)"
+	" AND (s.{slots.status} = 'reserved') IS TRUE RETURNING s.{slots.id} AS id),"
+	" ended (id, to_status, action) AS ("
+	"SELECT f.id, 'available'::text, 'slot_released'::text FROM freed f"
+	" UNION ALL SELECT t.id, 'booked', 'slot_booked' FROM taken t),"
+	" audit_row (" AUDIT_ROW ") AS (SELECT e.action, 'slot'::text, e.id,"
+	" pg_catalog.jsonb_build_object('status', 'reserved'),"
+	" pg_catalog.jsonb_build_object('status', e.to_status),"
+	" pg_catalog.jsonb_build_object('actor', 'system', 'source', $3,"
+	" 'rule', 'hold_ended', 'from', 'reserved', 'to', e.to_status),"
+	" 'hold ended'::text FROM ended e)"
+	AUDIT_INSERT,
+	3, {UUIDARRAYOID, UUIDARRAYOID, TEXTOID}
+};
+
+static const Template ended_behind = {
+	"SELECT EXISTS (SELECT FROM {slots} s"
+	" WHERE s.{slots.status} = 'reserved' AND s.{slots.reserved_until} <= $1"
+	" AND (s.{slots.reserved_until}, s.{slots.id}) > ($2, $3)) AS found",
+	3, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDOID}
+};
+
+/* $1 how many */
+static const Template without_end = {
+	"SELECT s.{slots.id} AS id FROM {slots} s"
+	" WHERE s.{slots.status} = 'reserved'"
+	" AND s.{slots.reserved_until} IS NULL ORDER BY s.{slots.id} LIMIT $1",
+	1, {INT8OID}
+};
+
+static const Template still_without_end = {
+	"SELECT s.{slots.id} AS id FROM {slots} s WHERE s.{slots.id} = ANY ($1)"
+	" AND (s.{slots.status} = 'reserved') IS TRUE"
+	" AND s.{slots.reserved_until} IS NULL",
+	1, {UUIDARRAYOID}
+};
+
+/* ---------- the worklist ---------- */
+
+static void
+still_there(Binding *binding, const AttentionKind *kind, const UuidList *ids,
+			UuidList *there)
+{
+	template_ids(binding, &still_without_end, ids, there);
+}
+
+/* slots that are reserved for ever, until a human has looked at them */
+static int64
+find_without_end(Binding *binding, TimestampTz as_of)
+{
+	UuidList	ids = {0};
+	UuidList	backed_off = {0};
+	UuidList	fresh = {0};
+	UuidList	locked = {0};
+	UuidList	there = {0};
+	AttentionItem *items;
+	Datum		values[1];
+
+	attention_recheck(binding, &hold_without_end, still_there);
+	values[0] = Int64GetDatum(CUSOWN_MAX_BATCH_SIZE);
+	uuid_list_append_column(&ids, template_execute(binding, &without_end,
+												   values, NULL, false), "id");
+	SPI_freetuptable(SPI_tuptable);
+	attention_backed_off(binding, ENTITY_SLOT, &ids, as_of, &backed_off,
+						 &backed_off);
+	for (int i = 0; i < ids.count; i++)
+	{
+		if (!uuid_list_contains(&backed_off, &ids.items[i]))
+			uuid_list_append(&fresh, &ids.items[i]);
+	}
+	attention_lock(binding, ENTITY_SLOT, &fresh, &locked);
+	still_there(binding, &hold_without_end, &locked, &there);
+
+	items = palloc0(Max(there.count, 1) * sizeof(AttentionItem));
+	for (int i = 0; i < there.count; i++)
+	{
+		items[i].entity_id = there.items[i];
+		items[i].finding = "the slot is reserved without an end";
+	}
+	return attention_open(binding, &hold_without_end, items, there.count);
+}
+
+/* ---------- a window ---------- */
+
+static void
+read_candidates(Release *release, UuidList *ids)
+{
+	int64		room = release->max_rows - release->released - release->booked;
+	Datum		values[4];
+	uint64		rows;
+
+	values[0] = TimestampTzGetDatum(release->as_of);
+	values[1] = TimestampTzGetDatum(release->key_reserved_until);
+	values[2] = UUIDPGetDatum(&release->key_id);
+	values[3] = Int64GetDatum(Min(room, release->batch_size));
+	rows = template_execute(release->binding, &next_ended, values, NULL, false);
+	uuid_list_append_column(ids, rows, "id");
+	if (rows > 0)
+	{
+		bool		isnull;
+
+		template_uuid(rows - 1, "id", &release->key_id);
+		release->key_reserved_until =
+			DatumGetTimestampTz(template_column(rows - 1, "reserved_until",
+												&isnull));
+	}
+	release->looked_at += rows;
+	SPI_freetuptable(SPI_tuptable);
+}
+
+static void
+decide(Release *release, const UuidList *locked, UuidList *free,
+	   UuidList *taken)
+{
+	Datum		values[2];
+	uint64		rows;
+
+	values[0] = uuid_list_datum(locked);
+	values[1] = TimestampTzGetDatum(release->as_of);
+	rows = template_execute(release->binding, &decide_again, values, NULL,
+							false);
+	for (uint64 row = 0; row < rows; row++)
+	{
+		pg_uuid_t	id;
+
+		template_uuid(row, "id", &id);
+		uuid_list_append(template_bool(row, "is_confirmed") ? taken : free, &id);
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+static void
+record_changes(Release *release, const UuidList *changed, UuidList *taken)
+{
+	Change	   *changes = palloc(Max(changed->count, 1) * sizeof(Change));
+
+	for (int i = 0; i < changed->count; i++)
+	{
+		const pg_uuid_t *id = &changed->items[i];
+		bool		is_taken = uuid_list_contains(taken, id);
+
+		changes[i] = (Change) {"slot", *id, *id, "reserved",
+		is_taken ? "booked" : "available"};
+		if (is_taken)
+			release->booked++;
+		else
+			release->released++;
+	}
+	change_record(release->binding, "release_expired_holds", release->source,
+				  changes, changed->count);
+}
+
+static void
+end_ended(Release *release, const UuidList *locked)
+{
+	UuidList	free = {0};
+	UuidList	taken = {0};
+	UuidList	changed = {0};
+	Datum		values[3];
+
+	decide(release, locked, &free, &taken);
+	values[0] = uuid_list_datum(&free);
+	values[1] = uuid_list_datum(&taken);
+	values[2] = CStringGetTextDatum(release->source);
+	uuid_list_append_column(&changed,
+							template_execute(release->binding, &end_holds,
+											 values, NULL, false),
+							"entity_id");
+	SPI_freetuptable(SPI_tuptable);
+	record_changes(release, &changed, &taken);
+}
+
+/* false when nothing is left to look at */
+static bool
+release_window(Release *release)
+{
+	UuidList	candidates = {0};
+	UuidList	locked = {0};
+	UuidList	in_change = {0};
+	UuidList	quiet = {0};
+
+	read_candidates(release, &candidates);
+	if (candidates.count == 0)
+		return false;
+	attention_lock(release->binding, ENTITY_SLOT, &candidates, &locked);
+	slot_in_change(release->binding, &locked, &in_change);
+	for (int i = 0; i < locked.count; i++)
+	{
+		if (!uuid_list_contains(&in_change, &locked.items[i]))
+			uuid_list_append(&quiet, &locked.items[i]);
+	}
+	if (quiet.count > 0)
+		end_ended(release, &quiet);
+	return true;
+}
+
+/* ---------- the verb and the job ---------- */
+
+static bool
+is_ended_behind(const Release *release)
+{
+	Datum		values[3];
+
+	values[0] = TimestampTzGetDatum(release->as_of);
+	values[1] = TimestampTzGetDatum(release->key_reserved_until);
+	values[2] = UUIDPGetDatum(&release->key_id);
+	template_execute(release->binding, &ended_behind, values, NULL, false);
+	return template_bool(0, "found");
+}
+
+static void
+begin(Release *release, Binding *binding)
+{
+	release->binding = binding;
+	verb_check_row_security(binding, relations_changed);
+	verb_check_unattended(binding, release->source);
+	binding_require(binding, "slots", "reserved_until");
+	state_machine_require(binding, MACHINE_SLOT,
+						  "reserved", "expire", "available");
+	state_machine_require(binding, MACHINE_SLOT, "reserved", "book", "booked");
+	TIMESTAMP_NOBEGIN(release->key_reserved_until);
+}
+
+static void
+release_body(void *state)
+{
+	Release    *release = state;
+	bool		goes_on = true;
+
+	begin(release, binding_use(relations_changed));
+	while (goes_on && release->released + release->booked < release->max_rows)
+	{
+		CHECK_FOR_INTERRUPTS();
+		goes_on = release_window(release);
+	}
+	release->more = goes_on && is_ended_behind(release);
+	release->attention = find_without_end(release->binding, release->as_of);
+}
+
+/*
+ * cusown_release_expired_holds(max_rows integer DEFAULT 500,
+ *		as_of timestamptz DEFAULT now(), source text DEFAULT 'manual',
+ *		dry_run boolean DEFAULT false, OUT released bigint,
+ *		OUT booked bigint, OUT attention bigint, OUT more boolean)
+ *
+ * Ends holds that are over: the slot becomes available, or booked where a
+ * confirmed booking stands on it.
+ *
+ * Errors: as cusown_expire_bookings(); UO001 also where reserved_until is not
+ * bound.
+ *
+ * Locks: slots FOR UPDATE SKIP LOCKED.
+ *
+ * Source: runbook "Cron Failure", symptom "slots stuck with expired
+ * reservations".
+ */
+Datum
+cusown_release_expired_holds(PG_FUNCTION_ARGS)
+{
+	Release		release = {0};
+	TupleDesc	desc;
+	Datum		values[4];
+	bool		nulls[4] = {false};
+	bool		dry_run;
+
+	verb_check_transaction("cusown_release_expired_holds");
+	release.max_rows = verb_max_rows(fcinfo, 0);
+	dry_run = verb_dry_run(fcinfo, 3);
+	release.as_of = verb_as_of(fcinfo, 1);
+	verb_check_as_of(release.as_of, dry_run);
+	/* a hold that lasts beyond the clock still lives */
+	if (!dry_run)
+		release.as_of = Min(release.as_of, GetCurrentTimestamp());
+	release.source = verb_source(fcinfo, 2);
+	release.batch_size = cusown_batch_size;
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	verb_run(release_body, &release, dry_run);
+
+	values[0] = Int64GetDatum(release.released);
+	values[1] = Int64GetDatum(release.booked);
+	values[2] = Int64GetDatum(release.attention);
+	values[3] = BoolGetDatum(release.more);
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values,
+											 nulls));
+}
+
+/* the last batch is for the worklist: it holds nothing else */
+static bool
+release_step(JobRun *run)
+{
+	Release    *release = run->state;
+	bool		goes_on;
+
+	if (release->source == NULL)
+	{
+		release->source = run->source;
+		release->as_of = run->as_of;
+		release->max_rows = PG_INT64_MAX;
+		release->batch_size = run->batch_size;
+		begin(release, run->binding);
+	}
+	release->binding = run->binding;
+	goes_on = release_window(release);
+	if (!goes_on)
+		release->attention = find_without_end(run->binding, run->as_of);
+	run->counts.changed = release->released + release->booked;
+	run->counts.released = release->released;
+	run->counts.attention = release->attention;
+	run->counts.looked_at = release->looked_at;
+	return goes_on;
+}
+
+const Job	release_expired_holds_job = {
+	"release_expired_holds",
+	"makes slots available whose hold has ended",
+	60, true, relations_changed, sizeof(Release), release_step
+};
