@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(181);
+SELECT plan(213);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -90,6 +90,14 @@ INSERT INTO t.act (what, sql) VALUES
   ('expire',                     'SELECT cusown_expire_bookings()'),
   ('expire as a dry run',        'SELECT cusown_expire_bookings(dry_run => true)'),
   ('close an entry',             'SELECT cusown_attention_resolve(id, ''x'') FROM cusown_ops.attention'),
+  ('release holds',              'SELECT cusown_release_expired_holds()'),
+  ('see what was changed',       'SELECT count(*) FROM cusown_changes_since()'),
+  ('see the jobs',               'SELECT count(*) FROM cusown_jobs()'),
+  ('see whether jobs run',       'SELECT count(*) FROM cusown_cron_health()'),
+  ('see the ledger',             'SELECT count(*) FROM cusown_ops.job_run'),
+  ('see progress',               'SELECT count(*) FROM cusown_ops.job_progress'),
+  ('change a job',               'UPDATE cusown_ops.job SET enabled = enabled'),
+  ('change the ledger',          'UPDATE cusown_ops.job_run SET message = message'),
   ('attach',                     'SELECT count(*) FROM cusown_attach()'),
   ('attach as a dry run',        'SELECT count(*) FROM cusown_attach(''public'', ''{}'', true)'),
   ('detach',                     'SELECT cusown_detach()'),
@@ -128,16 +136,18 @@ CREATE TABLE t.may (profile text, what text);
 INSERT INTO t.may
 SELECT p, w FROM unnest(ARRAY['monitor', 'application', 'operator']) p,
   unnest(ARRAY['see what is due', 'see the transitions', 'see the binding', 'see the worklist',
-               'see added transitions', 'call shipped_transitions()', 'read bookings']) w
+               'see added transitions', 'call shipped_transitions()', 'read bookings',
+               'see what was changed', 'see the jobs', 'see whether jobs run', 'see the ledger',
+               'see progress']) w
 UNION ALL
 SELECT p, w FROM unnest(ARRAY['application', 'operator']) p,
-  unnest(ARRAY['expire', 'expire as a dry run', 'add to the worklist', 'change the worklist',
+  unnest(ARRAY['expire', 'expire as a dry run', 'release holds', 'add to the worklist', 'change the worklist',
                'cancel a booking by itself', 'read audit rows', 'write audit rows']) w
 UNION ALL
 SELECT 'operator', w FROM unnest(ARRAY[
   'close an entry', 'attach', 'attach as a dry run', 'detach', 'add a transition',
   'change transitions', 'remove transitions', 'write a binding', 'change a binding',
-  'remove bindings']) w;
+  'remove bindings', 'empty the worklist', 'change a job', 'change the ledger']) w;
 
 -- an assertion for each act of a profile
 CREATE FUNCTION t.check_profile(p_profile text) RETURNS SETOF text
