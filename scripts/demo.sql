@@ -133,4 +133,34 @@ FROM audit_logs WHERE entity_id = :'refunded' ORDER BY created_at;
 SELECT expect('its last audit row', max(metadata->>'source') , 'manual') AS n
 FROM audit_logs WHERE entity_id = :'refunded' AND action_type = 'booking_cancelled' \gset
 
+\echo '9. The same, unattended: a job works in batches of its own transactions,'
+\echo '   and keeps a ledger.'
+\echo
+\echo '   CALL cusown_run_job(''release_expired_holds'', batch_size => 10);'
+\echo
+CALL cusown_run_job('release_expired_holds', batch_size => 10);
+SELECT job, source, status, changed, released, looked_at, batches
+FROM cusown_ops.job_run;
+
+SELECT expect('slots whose hold the job ended', changed, 23::bigint) AS n FROM cusown_ops.job_run \gset
+SELECT expect('batches, the last one empty', batches, 4::bigint) AS n FROM cusown_ops.job_run \gset
+
+\echo '10. Is the scheduler alive?  The expiry job has never succeeded here.'
+\echo
+\echo '   SELECT * FROM cusown_cron_health();'
+\echo
+SELECT job, every, late, last_outcome, cron_state FROM cusown_cron_health();
+
+SELECT expect('late jobs', count(*) FILTER (WHERE late), 2::bigint) AS n FROM cusown_cron_health() \gset
+
+\echo '11. What the application has to tell its customers, from a cursor on.'
+\echo
+\echo '   SELECT * FROM cusown_changes_since();'
+\echo
+SELECT verb, entity, from_status, to_status, count(*)
+FROM cusown_changes_since() GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4;
+
+SELECT expect('bookings that were expired', count(*), 41::bigint) AS n
+FROM cusown_changes_since() WHERE entity = 'booking' \gset
+
 \echo 'Every figure above is as it should be.'
