@@ -52,6 +52,12 @@ SELECT * FROM worklist;
 SELECT count(*) AS runs FROM wait_for_next_try(8);
 SELECT * FROM worklist;
 
+-- whatever the age that counts by now: what is open stays open
+SET cusown_ops.booking_ttl = '30d';
+SELECT * FROM cusown_expire_bookings();
+SELECT count(*) AS still_open FROM worklist WHERE open;
+RESET cusown_ops.booking_ttl;
+
 -- refunded: the entry closes, and the booking expires, in the same run
 UPDATE charge SET state = 'refunded' WHERE ref = rpad('c1', 32, '0')::uuid;
 SELECT * FROM cusown_expire_bookings();
