@@ -229,6 +229,18 @@ CREATE TRIGGER drop_row BEFORE INSERT ON audit_logs FOR EACH ROW EXECUTE FUNCTIO
 SELECT * FROM cusown_expire_bookings(); -- fails
 SELECT count(*) AS still_pending FROM bookings WHERE status = 'pending';
 
+-- a trigger that gives a freed slot to the next in line is none of our business
+DROP TRIGGER drop_row ON audit_logs;
+UPDATE slots SET status = 'booked', reserved_until = NULL WHERE id = rpad('a1', 32, '0')::uuid;
+CREATE FUNCTION next_in_line() RETURNS trigger LANGUAGE plpgsql AS
+'BEGIN UPDATE expiry_unknown.slots SET status = ''reserved'' WHERE id = NEW.id; RETURN NULL; END';
+CREATE TRIGGER next_in_line AFTER UPDATE ON slots FOR EACH ROW
+WHEN (NEW.status = 'available') EXECUTE FUNCTION next_in_line();
+BEGIN;
+SELECT expired, released FROM cusown_expire_bookings();
+SELECT status FROM slots WHERE id = rpad('a1', 32, '0')::uuid;
+ROLLBACK;
+
 -- a session's first call may be within a parallel query
 \c -
 SET force_parallel_mode = on;
