@@ -7,7 +7,11 @@ MODULE_big = cusown_ops
 OBJS = \
 	src/attach.o \
 	src/attach_advice.o \
+	src/attach_check.o \
 	src/attach_mapping.o \
+	src/attach_names.o \
+	src/attach_remedy.o \
+	src/attach_trigger.o \
 	src/attention.o \
 	src/audit.o \
 	src/binding.o \
@@ -21,13 +25,22 @@ OBJS = \
 	src/history.o \
 	src/hold.o \
 	src/job.o \
+	src/lazy.o \
 	src/ledger.o \
+	src/no_show.o \
 	src/row_check.o \
+	src/shmem.o \
 	src/slot.o \
+	src/split.o \
 	src/state_machine.o \
+	src/subtransaction.o \
+	src/takeover.o \
 	src/template.o \
+	src/turn.o \
 	src/uuid_list.o \
-	src/verb.o
+	src/verb.o \
+	src/wall_clock.o \
+	src/worker.o
 
 # parts of the install script, in the order in which they are run
 SQL_PARTS = \
@@ -40,7 +53,10 @@ SQL_PARTS = \
 	src/cron.sql \
 	src/cron_health.sql \
 	src/expiry.sql \
+	src/lazy.sql \
 	src/hold.sql \
+	src/no_show.sql \
+	src/worker.sql \
 	src/grant.sql \
 	src/rights.sql
 
@@ -48,7 +64,7 @@ DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
-REGRESS = attach binding state_machine attention expiry hold job cron cron_health change grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show job cron cron_health change grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

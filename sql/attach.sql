@@ -758,3 +758,245 @@ CREATE TABLE later.payments (id uuid PRIMARY KEY, booking_id uuid, status later.
 SELECT * FROM cusown_attach('later'); -- fails
 DROP SCHEMA later CASCADE;
 DROP EXTENSION cusown_ops;
+
+-- What CHECKs of the application would refuse of what we write is found by
+-- asking them; the DDL lets it in and keeps the rest of what they say.
+CREATE EXTENSION cusown_ops;
+CREATE SCHEMA strict;
+SET search_path = strict, public;
+CREATE TABLE slots (id uuid PRIMARY KEY, status text, starts_at timestamptz, ends_at timestamptz,
+                    reserved_until timestamptz);
+CREATE TABLE bookings (id uuid PRIMARY KEY, slot_id uuid, status text, created_at timestamptz NOT NULL,
+                       cancelled_at timestamptz, undone timestamptz, code int, note text,
+                       fixed boolean NOT NULL DEFAULT false, made text NOT NULL DEFAULT 'x');
+CREATE INDEX ON bookings (slot_id);
+CREATE INDEX ON bookings (created_at, id) WHERE status = 'pending';
+CREATE UNIQUE INDEX ON bookings (slot_id) WHERE status = 'confirmed';
+CREATE TABLE audit_logs (
+  id uuid DEFAULT gen_random_uuid(), number bigint GENERATED ALWAYS AS IDENTITY,
+  action text, entity_type text, entity_id uuid, created_at timestamptz,
+  old_data jsonb, new_data jsonb, severity text DEFAULT lower('INFO'), area text
+);
+CREATE VIEW pg_temp.found AS
+SELECT relation, attribute, remedy FROM cusown_attach('strict') WHERE status = 'warning';
+SELECT * FROM pg_temp.found;
+-- the audit table
+ALTER TABLE audit_logs
+  ADD CONSTRAINT known_action CHECK (action IN ('booking_cancelled', 'slot_released', 'other')),
+  ADD CONSTRAINT "Known ""entity""" CHECK (entity_type = 'booking' OR entity_type = 'user') NO INHERIT,
+  ADD CONSTRAINT pair CHECK (action <> 'data_corrected' OR entity_type <> 'slot') NOT VALID;
+SELECT * FROM pg_temp.found;
+SELECT remedy FROM pg_temp.found
+\gexec
+SELECT * FROM pg_temp.found;
+SELECT conname, convalidated, connoinherit FROM pg_constraint
+WHERE conrelid = 'audit_logs'::regclass ORDER BY 1;
+INSERT INTO audit_logs (action, entity_type) VALUES ('data_corrected', 'slot');
+\set VERBOSITY terse
+INSERT INTO audit_logs (action, entity_type) VALUES ('no such action', 'slot'); -- fails
+\set VERBOSITY default
+ALTER TABLE audit_logs DROP CONSTRAINT known_action, DROP CONSTRAINT "Known ""entity""", DROP CONSTRAINT pair;
+TRUNCATE audit_logs;
+-- together with other columns: as our rows would be, with their defaults
+ALTER TABLE audit_logs
+  ADD CONSTRAINT grave CHECK (action <> 'slot_booked' OR severity = 'warning'),
+  ADD CONSTRAINT slight CHECK (action <> 'slot_booked' OR severity = 'info'),
+  ADD CONSTRAINT area CHECK (action <> 'slot_booked' OR area IS NOT NULL),
+  ADD CONSTRAINT area_value CHECK (action <> 'slot_booked' OR area = 'x'),
+  ADD CONSTRAINT data CHECK (action = 'data_corrected' OR new_data IS NOT NULL),
+  ADD CONSTRAINT no_data CHECK (action <> 'data_corrected' OR old_data IS NOT NULL);
+SELECT * FROM pg_temp.found;
+ALTER TABLE audit_logs DROP CONSTRAINT grave, DROP CONSTRAINT slight, DROP CONSTRAINT area,
+  DROP CONSTRAINT area_value, DROP CONSTRAINT data, DROP CONSTRAINT no_data;
+-- what is not known until a row is written, or not ours, is not asked
+ALTER TABLE audit_logs
+  ADD CONSTRAINT random CHECK (action <> 'slot_booked' OR id IS NOT NULL),
+  ADD CONSTRAINT next_number CHECK (action <> 'slot_booked' OR number IS NOT NULL),
+  ADD CONSTRAINT whole CHECK (action <> 'slot_booked' OR audit_logs IS NULL),
+  ADD CONSTRAINT not_ours CHECK (severity = 'fatal');
+SELECT * FROM pg_temp.found;
+ALTER TABLE audit_logs DROP CONSTRAINT random, DROP CONSTRAINT next_number, DROP CONSTRAINT whole,
+  DROP CONSTRAINT not_ours;
+-- inherited: it cannot be dropped here
+CREATE TABLE parent (action text CONSTRAINT inherited CHECK (action <> 'slot_booked'));
+ALTER TABLE audit_logs ADD CONSTRAINT inherited CHECK (action <> 'slot_booked');
+ALTER TABLE audit_logs INHERIT parent;
+SELECT * FROM pg_temp.found;
+ALTER TABLE audit_logs NO INHERIT parent;
+ALTER TABLE audit_logs DROP CONSTRAINT inherited;
+-- one that raises an error hides none of the others, and stops nothing
+CREATE FUNCTION moody(value text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS
+$$ BEGIN RAISE EXCEPTION 'not today'; END $$;
+ALTER TABLE audit_logs ADD CONSTRAINT a_moody CHECK (moody(action)),
+  ADD CONSTRAINT b_plain CHECK (action <> 'slot_booked');
+SELECT * FROM pg_temp.found;
+-- but a cancel is one
+CREATE OR REPLACE FUNCTION moody(value text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS
+$$ BEGIN RAISE EXCEPTION 'as if cancelled' USING ERRCODE = 'query_canceled'; END $$;
+\set VERBOSITY terse
+SELECT * FROM pg_temp.found; -- fails
+\set VERBOSITY default
+ALTER TABLE audit_logs DROP CONSTRAINT a_moody, DROP CONSTRAINT b_plain;
+-- a CHECK runs as the table's owner, and cannot become anybody else
+CREATE FUNCTION who(value text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS
+$$ BEGIN RAISE EXCEPTION '%', current_user; END $$;
+CREATE ROLE regress_attach_owner;
+GRANT USAGE, CREATE ON SCHEMA strict TO regress_attach_owner;
+ALTER TABLE audit_logs ADD CONSTRAINT who CHECK (who(action));
+ALTER TABLE audit_logs OWNER TO regress_attach_owner;
+SELECT attribute FROM pg_temp.found;
+SELECT current_user = session_user AS myself_again;
+ALTER TABLE audit_logs OWNER TO CURRENT_USER;
+ALTER TABLE audit_logs DROP CONSTRAINT who;
+DROP OWNED BY regress_attach_owner;
+DROP ROLE regress_attach_owner;
+-- the DDL holds under any path: what stands in the CHECK is named in full
+CREATE FUNCTION known(value text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$ SELECT value = 'x' $$;
+ALTER TABLE audit_logs ADD CONSTRAINT by_function CHECK (known(action));
+SELECT split_part(remedy, ' NOT VALID', 1) AS remedy FROM pg_temp.found;
+ALTER TABLE audit_logs DROP CONSTRAINT by_function;
+-- a domain's CHECK, and a column that is too short
+CREATE DOMAIN kind AS text CONSTRAINT kind_check CHECK (VALUE <> 'slot');
+ALTER TABLE audit_logs ALTER action TYPE varchar(13), ALTER entity_type TYPE kind USING 'booking';
+SELECT * FROM pg_temp.found;
+ALTER TABLE audit_logs ALTER action TYPE varchar(17), ALTER entity_type TYPE text;
+SELECT * FROM pg_temp.found;
+
+-- A CHECK on bookings that forbids to cancel some of them for ever, whatever
+-- it is called and whatever its column is called.
+ALTER TABLE bookings ADD CONSTRAINT once CHECK (NOT (status = 'cancelled' AND undone IS NOT NULL));
+SELECT * FROM pg_temp.found;
+INSERT INTO slots VALUES (md5('slot')::uuid, 'reserved', now(), now(), now() - interval '1 hour');
+INSERT INTO bookings (id, slot_id, status, created_at, undone)
+VALUES (md5('undone')::uuid, md5('slot')::uuid, 'pending', now() - interval '2 days', now());
+SET cusown_ops.app_schema = 'strict';
+SELECT verdict, finding FROM cusown_due_bookings();
+SELECT remedy FROM pg_temp.found
+\gexec
+SELECT * FROM pg_temp.found;
+SELECT verdict, finding FROM cusown_due_bookings();
+SELECT expired, released, attention FROM cusown_expire_bookings();
+DELETE FROM bookings;
+ALTER TABLE bookings DROP CONSTRAINT once;
+-- which columns make the difference
+CREATE FUNCTION pg_temp.of_check(condition text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+BEGIN
+  EXECUTE format('ALTER TABLE strict.bookings ADD CONSTRAINT c CHECK (%s)', condition);
+  RETURN QUERY SELECT coalesce(attribute || CASE WHEN remedy ~ '^--' THEN ' -- by hand' ELSE '' END, 'none')
+    FROM (VALUES (1)) one LEFT JOIN cusown_attach('strict') ON status = 'warning';
+  ALTER TABLE strict.bookings DROP CONSTRAINT c;
+END $$;
+SELECT condition, pg_temp.of_check(condition) AS finding
+FROM unnest(ARRAY[
+  'status <> ''cancelled''',
+  'status IN (''pending'', ''confirmed'', ''rejected'', ''cancelled'')',
+  'status <> ''cancelled'' OR cancelled_at IS NOT NULL',
+  'status <> ''cancelled'' OR cancelled_at IS NULL',
+  'status <> ''cancelled'' OR code IS NOT NULL',
+  'status <> ''cancelled'' OR undone IS NULL OR code IS NOT NULL',
+  'status <> ''cancelled'' OR undone IS NULL OR note IS NULL',
+  'status <> ''cancelled'' OR undone IS NULL AND cancelled_at IS NOT NULL',
+  'status <> ''cancelled'' OR undone IS NULL AND code > 0',
+  -- not of cancelling
+  'status <> ''confirmed'' OR undone IS NULL',
+  'undone IS NULL',
+  'status = ''confirmed''',
+  -- never null; by value; not known
+  'status <> ''cancelled'' OR made IS NOT NULL',
+  'status <> ''cancelled'' OR made IS NULL',
+  'status <> ''cancelled'' OR NOT fixed',
+  'status <> ''cancelled'' OR code > 100',
+  'status <> ''cancelled'' OR note <> ''vip''',
+  'status <> ''cancelled'' OR bookings IS NOT NULL']) AS condition;
+
+-- A trigger on what we write whose function calls what it cannot find.
+CREATE SCHEMA "Ext lib";
+CREATE FUNCTION "Ext lib".digest(text, text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT md5($1) $$;
+CREATE FUNCTION "Ext lib"."Hash it"(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT md5($1) $$;
+CREATE FUNCTION "Ext lib"."in"(integer) RETURNS integer LANGUAGE sql IMMUTABLE AS $$ SELECT $1 $$;
+CREATE FUNCTION chain() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  NEW.area := Digest /* of */ (NEW.action, 'sha256');
+  RETURN NEW;
+END $$;
+CREATE TRIGGER "Chain it" BEFORE INSERT ON audit_logs FOR EACH ROW EXECUTE FUNCTION chain();
+SELECT * FROM pg_temp.found;
+INSERT INTO bookings (id, slot_id, status, created_at)
+VALUES (md5('chained')::uuid, md5('slot')::uuid, 'pending', now() - interval '2 days');
+\set VERBOSITY terse
+SELECT expired FROM cusown_expire_bookings(); -- fails
+\set VERBOSITY default
+-- under a path that has it there is nothing to mend
+SET search_path = strict, public, "Ext lib";
+SELECT * FROM pg_temp.found;
+SET search_path = strict, public;
+SELECT remedy FROM pg_temp.found
+\gexec
+SELECT proconfig FROM pg_proc WHERE proname = 'chain';
+SELECT * FROM pg_temp.found;
+SELECT expired FROM cusown_expire_bookings();
+SELECT area = md5(action) AS chained FROM audit_logs WHERE entity_id = md5('chained')::uuid;
+DROP TRIGGER "Chain it" ON audit_logs;
+-- what a body calls, by itself or by what it calls
+CREATE FUNCTION digests() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN digest('a', 'b'); END $$;
+CREATE FUNCTION digests_in_sql() RETURNS text LANGUAGE sql AS $$ SELECT digests() $$;
+CREATE FUNCTION digests_in_its_path() RETURNS text LANGUAGE plpgsql SET search_path = "Ext lib"
+AS $$ BEGIN RETURN digest('a', 'b'); END $$;
+CREATE VIEW hmac AS SELECT 1 AS a;
+CREATE FUNCTION pg_temp.of_body(body text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+BEGIN
+  EXECUTE format('CREATE FUNCTION strict.body() RETURNS trigger LANGUAGE plpgsql AS %L',
+                 'BEGIN ' || body || E'\nRETURN NULL; END');
+  CREATE TRIGGER body AFTER UPDATE ON strict.slots FOR EACH ROW EXECUTE FUNCTION strict.body();
+  RETURN QUERY SELECT coalesce(regexp_replace(attribute, '^.* calls ', '') || ': ' || remedy, 'none')
+    FROM (VALUES (1)) one LEFT JOIN cusown_attach('strict') ON status = 'warning';
+  DROP FUNCTION strict.body() CASCADE;
+END $$;
+SET client_min_messages = error;
+SET check_function_bodies = off;
+SELECT body, pg_temp.of_body(body) AS finding
+FROM unnest(ARRAY[
+  'PERFORM digest(''a'', ''b'');',
+  'PERFORM "digest"(''a'', ''b''), "Hash it"(''x'');',
+  'PERFORM digests();',
+  'PERFORM digests_in_sql();',
+  'PERFORM digests_in_its_path();',
+  'PERFORM "Ext lib".digest(''a'', ''b''), "Ext lib"  .  digest(''a'', ''b'');',
+  'PERFORM md5(''a''), now(), coalesce(NULL, (1));',
+  'PERFORM 1 IN (1);',
+  '-- digest(''a'')',
+  '/* digest(1) /* nested */ digest(2) */',
+  'PERFORM ''digest(1) '''' digest(2)'', E''\'' digest(3)'';',
+  'PERFORM $x$ digest(1) $y$ digest(2) $x$;',
+  'PERFORM ''a'', digest(1);',
+  'PERFORM $$a$$, digest(1);',
+  'PERFORM E''\\'', digest(1);',
+  'PERFORM "a""b", digest(1);',
+  'NEW.digest := 1; digest := (2);',
+  'INSERT INTO hmac (a) VALUES (1);',
+  'PERFORM gen_random_bytes(8), crypt(''a'', gen_salt(''bf''));',
+  'PERFORM no_such_function_anywhere(1);',
+  'PERFORM ''not ended digest(1);',
+  'PERFORM "not ended digest(1);',
+  'PERFORM $x$ not ended digest(1);']) AS body;
+RESET check_function_bodies;
+SET client_min_messages = warning;
+-- only triggers that fire for what we do
+CREATE FUNCTION calls() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM digest('a', 'b'); RETURN NULL; END $$;
+CREATE TRIGGER one AFTER INSERT OR DELETE ON slots FOR EACH ROW EXECUTE FUNCTION calls();
+CREATE TRIGGER two AFTER TRUNCATE ON slots FOR EACH STATEMENT EXECUTE FUNCTION calls();
+CREATE TRIGGER three AFTER UPDATE OR DELETE ON audit_logs FOR EACH ROW EXECUTE FUNCTION calls();
+SELECT attribute FROM pg_temp.found;
+CREATE TRIGGER four AFTER UPDATE ON slots FOR EACH STATEMENT EXECUTE FUNCTION calls();
+CREATE TRIGGER five AFTER UPDATE ON slots FOR EACH ROW EXECUTE FUNCTION calls();
+SELECT attribute FROM pg_temp.found;
+ALTER TABLE slots DISABLE TRIGGER USER;
+SELECT attribute FROM pg_temp.found;
+ALTER TABLE slots ENABLE REPLICA TRIGGER four;
+SELECT attribute FROM pg_temp.found;
+ALTER TABLE slots ENABLE ALWAYS TRIGGER four;
+SELECT attribute FROM pg_temp.found;
+RESET cusown_ops.app_schema;
+RESET search_path;
+DROP EXTENSION cusown_ops CASCADE;
+DROP SCHEMA strict, "Ext lib" CASCADE;

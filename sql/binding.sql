@@ -325,7 +325,7 @@ GROUP BY 1, 2 ORDER BY 1, 2;
 -- An error inside a verb leaves nothing behind that the next one trips over.
 CREATE FUNCTION shop.fail() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  RAISE EXCEPTION 'not this one';
+  RAISE EXCEPTION 'not now' USING ERRCODE = 'internal_error';
 END
 $$;
 DROP TRIGGER re_enter ON shop.reservation;
@@ -337,7 +337,7 @@ BEGIN
   FOR i IN 1 .. 3 LOOP
     BEGIN
       PERFORM cusown_expire_bookings();
-    EXCEPTION WHEN raise_exception THEN
+    EXCEPTION WHEN internal_error THEN
       PERFORM cusown_attach('shop', current_setting('test.mapping')::jsonb);
     END;
   END LOOP;

@@ -122,6 +122,20 @@ SELECT * FROM cusown_changes_since('1'); -- fails
 SELECT * FROM cusown_changes_since(:'here' || ' '); -- fails
 SELECT * FROM cusown_changes_since(:'here' || '-1'); -- fails
 SELECT * FROM cusown_changes_since(upper(:'here') || 'X'); -- fails
+-- of this stream, but no number behind it
+SELECT split_part(:'here', '-', 1) AS stream \gset
+CREATE FUNCTION pg_temp.refusal(after text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+  detail text;
+BEGIN
+  RETURN count(*) FROM cusown_changes_since(after);
+EXCEPTION WHEN invalid_parameter_value THEN
+  GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+  RETURN detail;
+END $$;
+SELECT behind, pg_temp.refusal(:'stream' || behind) AS refusal
+FROM unnest('{--1-1,-1--1,--1--1,-+1-1,-1-+1,"- 1-1","-1- 1",-1-,--1,-1,-1-1-1,-1-1x,-0x1-1,-1-9223372036854775808,
+  -9223372036854775808-1,-99999999999999999999-1,-1-99999999999999999999,-1-111111111111111111111}'::text[]) behind;
 -- of another database
 SELECT * FROM cusown_changes_since(repeat('0', 32) || '-1-1'); -- fails
 \echo :LAST_ERROR_SQLSTATE
@@ -200,6 +214,27 @@ RESET cusown_ops.change_retention;
 SET cusown_ops.change_retention = '59s'; -- fails
 -- the place of a row that is gone is still one to read on from
 SELECT shown(c) FROM cusown_changes_since(:'here') c;
+
+-- an application that was detached is pruned by the others' runs, its ledger
+-- too; what is open on its worklist, and what is young, stays
+INSERT INTO cusown_ops.change (at, app_schema, verb, source, entity, entity_id)
+SELECT now() - n * interval '1 day', 'change_gone', 'expire_bookings', 'cron', 'booking', id_of('booking', n)
+FROM generate_series(6, 12) n;
+INSERT INTO cusown_ops.attention (app_schema, kind, entity, entity_id, runbook, finding, next_try, closed_at, closed_by)
+SELECT schema, 'paid_pending', 'booking', id_of('booking', n), 'payment_mismatch', 'paid', now() - n * interval '1 day',
+       CASE WHEN n > 1 THEN now() - n * interval '1 day' END, CASE WHEN n > 1 THEN 'me' END
+FROM unnest('{change_gone,change_left}'::name[]) schema, unnest('{1,6,8}'::int[]) n;
+INSERT INTO cusown_ops.job_run (app_schema, job, source, started_at, finished_at, status, session)
+SELECT schema, 'expire_bookings', 'cron', now() - n * interval '1 day', CASE WHEN n < 9 THEN now() - n * interval '1 day' END,
+       CASE WHEN n < 9 THEN 'succeeded' ELSE 'running' END, 'pid 0'
+FROM unnest('{change_app,change_gone}'::name[]) schema, unnest('{6,8,9}'::int[]) n;
+CALL cusown_run_job('prune_history', batch_size => 2);
+SELECT id_of('booking', 6) = entity_id AS young, count(*) FROM cusown_ops.change WHERE app_schema = 'change_gone' GROUP BY 1;
+SELECT app_schema, closed_at IS NULL AS open, round(extract(epoch FROM now() - next_try) / 86400) AS days FROM cusown_ops.attention
+WHERE app_schema IN ('change_gone', 'change_left') ORDER BY 1, 2, 3;
+SELECT app_schema, round(extract(epoch FROM now() - started_at) / 86400) AS days, status FROM cusown_ops.job_run
+WHERE session = 'pid 0' ORDER BY 1, 2;
+SELECT count(*) AS own_rows FROM cusown_ops.job_run WHERE app_schema = 'change_gone' AND session <> 'pid 0';
 
 DROP SCHEMA change_app, change_shop CASCADE;
 DROP EXTENSION cusown_ops;

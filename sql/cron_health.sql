@@ -34,6 +34,12 @@ WHERE job = 'expire_bookings';
 UPDATE cusown_ops.job SET enabled = false;
 SELECT * FROM health WHERE job = 'expire_bookings';
 
+-- a run that was skipped is no success, nor is it the last outcome
+UPDATE cusown_ops.job SET enabled = true;
+INSERT INTO cusown_ops.job_run (app_schema, job, source, started_at, finished_at, status, session)
+VALUES ('health_shop', 'expire_bookings', 'cron', now(), now(), 'skipped', 'pid 0');
+SELECT job, late, known_since, outcome, source FROM health WHERE job = 'expire_bookings';
+
 -- a failed run is no success, and a run whose session is gone has died
 ALTER TABLE health_shop.time_slot RENAME TO gone;
 CALL cusown_run_job('release_expired_holds'); -- fails

@@ -274,6 +274,49 @@ SELECT * FROM cusown_expire_bookings();
 RESET cusown_ops.app_schema;
 DROP SCHEMA expiry_plain CASCADE;
 
+-- by the end of the hold: only when asked for, only those that were there before it
+SET search_path = expiry_app, public;
+TRUNCATE cusown_ops.attention, cusown_ops.change;
+TRUNCATE slots, bookings, payments CASCADE;
+SELECT count(*) > 0 AS attached FROM cusown_attach('expiry_app');
+SET cusown_ops.app_schema = 'expiry_app';
+SELECT add_case(41, '3 hours', 'reserved', '-2 hours');                 -- due by it
+SELECT add_case(42, '150 minutes', 'reserved', '-61 minutes');          -- due by it
+SELECT add_case(43, '3 hours', 'reserved', '-59 minutes');              -- not yet
+SELECT add_case(44, '1 hour', 'reserved', '-2 hours');                  -- came after that hold
+SELECT add_case(45, '3 hours', 'reserved', '5 minutes');                -- it lives
+SELECT add_case(46, '3 hours', 'available');                            -- has none
+SELECT add_case(47, '3 hours', 'booked', '-2 hours');                   -- no longer a hold
+SELECT add_case(48, '3 hours', 'reserved', '-2 hours');                 -- paid
+SELECT add_case(49, '3 hours', 'reserved', '-2 hours');                 -- once undone
+SELECT add_case(50, '30 hours', 'reserved', '-29 hours');               -- due by its age
+SELECT add_case(51, '3 hours', 'reserved');                             -- has no end
+SELECT add_case(52, '3 hours', 'reserved', '-2 hours', NULL, 'rejected');
+SELECT create_payment(id_of('booking', 48), 50000, 'razorpay', id_of('payment', 48)) IS NOT NULL AS paid;
+SELECT complete_payment(id_of('payment', 48));
+UPDATE bookings SET undo_used_at = now() WHERE id = id_of('booking', 49);
+SELECT left(booking_id::text, 8) AS booking, rule, date_trunc('minute', now() - due_since) AS overdue, verdict
+FROM cusown_due_bookings(hold_grace => '1 hour');
+SELECT count(*) AS without FROM cusown_due_bookings();
+SELECT count(*) AS later FROM cusown_due_bookings(hold_grace => '1 hour', as_of => now() + interval '2 minutes');
+SELECT * FROM cusown_expire_bookings(hold_grace => '1 hour', dry_run => true);
+SELECT * FROM cusown_expire_bookings(hold_grace => '1 hour', max_rows => 2);
+SELECT * FROM cusown_expire_bookings(hold_grace => '1 hour');
+SELECT left(b.id::text, 8) AS booking, b.status, s.status AS slot
+FROM bookings b JOIN slots s ON s.id = b.slot_id ORDER BY 1;
+SELECT left(entity_id::text, 8) AS booking, metadata->>'rule' AS rule, metadata->>'age_seconds' AS age
+FROM audit_logs WHERE entity_id IN (id_of('booking', 41), id_of('booking', 42), id_of('booking', 50)) ORDER BY 1;
+SELECT left(entity_id::text, 8) AS booking, kind FROM cusown_ops.attention ORDER BY 1;
+SELECT * FROM cusown_expire_bookings(hold_grace => '0');
+SELECT * FROM cusown_expire_bookings(hold_grace => '-1 second'); -- fails
+SELECT * FROM cusown_due_bookings(hold_grace => '-1 second'); -- fails
+SELECT * FROM cusown_expire_bookings(hold_grace => '1001 years'); -- fails
+-- where the end of a hold is not bound, it cannot be asked for
+DELETE FROM cusown_ops.binding WHERE app_schema = 'expiry_app' AND relation = 'slots' AND attribute = 'reserved_until';
+SELECT * FROM cusown_expire_bookings(hold_grace => '1 hour'); -- fails
+SELECT * FROM cusown_due_bookings(hold_grace => '1 hour'); -- fails
+SELECT expired FROM cusown_expire_bookings();
+
 DROP SCHEMA expiry_app CASCADE;
 DROP EXTENSION cusown_ops;
 DROP OWNED BY regress_expiry_blind;

@@ -18,17 +18,21 @@ BEGIN
   CREATE TYPE payment_status AS ENUM
     ('pending', 'confirmed', 'rejected', 'cancelled', 'available', 'reserved',
      'booked', 'initiated', 'processing', 'completed', 'failed', 'refunded',
-     'partially_refunded', 'expired');
+     'partially_refunded', 'expired', 'system');
   EXECUTE replace(replace($ddl$
     CREATE TABLE slots (
-      id uuid PRIMARY KEY, status {type} NOT NULL, starts_at timestamptz,
-      ends_at timestamptz, reserved_until timestamptz
+      id uuid PRIMARY KEY, status {type} NOT NULL, business_id uuid,
+      date date, start_time time, end_time time, reserved_until timestamptz
     );
+    CREATE TABLE businesses (id uuid PRIMARY KEY, timezone varchar(40));
+    INSERT INTO businesses VALUES (md5('near')::uuid, 'Asia/Kolkata'),
+      (md5('far')::uuid, 'Mars/Olympus');
     CREATE TABLE bookings (
       id uuid PRIMARY KEY, business_id uuid, slot_id uuid REFERENCES slots,
       status {type} NOT NULL, created_at timestamptz NOT NULL,
       cancelled_by varchar(10), cancelled_at timestamptz,
-      fixed boolean NOT NULL,
+      fixed boolean NOT NULL, total_duration smallint, no_show boolean,
+      no_show_marked_at timestamptz, no_show_marked_by {type},
       CONSTRAINT fixed_check CHECK (status <> 'cancelled' OR NOT fixed)
     );
     CREATE UNIQUE INDEX ON bookings (slot_id) WHERE status = 'confirmed';
@@ -55,6 +59,12 @@ BEGIN
            now() - interval '2 days' - i * interval '1 second', n = 'fixed'
     FROM unnest('{plain,moved,held,paid,paying,failed,fixed}'::text[])
            WITH ORDINALITY u (n, i);
+    INSERT INTO slots (id, status, business_id, date, start_time, end_time)
+    SELECT md5(n)::uuid, 'booked', md5(n)::uuid, '2024-05-01', '10:00', '11:00'
+    FROM unnest('{near,far}'::text[]) n;
+    INSERT INTO bookings (id, business_id, slot_id, status, created_at, fixed)
+    SELECT md5(n)::uuid, md5(n)::uuid, md5(n)::uuid, 'confirmed', now(), false
+    FROM unnest('{near,far}'::text[]) n;
     INSERT INTO payments VALUES
       (md5('paid')::uuid, md5('paid')::uuid, 'completed',
        now() - interval '2 days'),
@@ -94,7 +104,7 @@ BEGIN
   FOREACH type IN ARRAY types LOOP
     FOREACH other IN ARRAY types LOOP
       CONTINUE WHEN type <> other
-        AND NOT ARRAY[type, other] && '{text,interval,uuid[]}';
+        AND NOT ARRAY[type, other] && '{text,interval,uuid[],date}';
       name := format('trap_%s_%s', array_position(types, type),
                      array_position(types, other));
       EXECUTE format($f$CREATE FUNCTION hostile.%1$I (a %2$s, b %3$s)
@@ -113,7 +123,7 @@ BEGIN
 END
 $$;
 CALL pg_temp.make_hostile('{uuid,text,varchar,name,timestamptz,interval,jsonb,
-  boolean,integer,bigint,double precision,uuid[],text[],name[],
+  boolean,smallint,integer,bigint,double precision,uuid[],text[],name[],date,time,
   wild_enum.payment_status}');
 DO $$
 DECLARE
@@ -149,11 +159,13 @@ CREATE TYPE hostile.timestamptz AS (trap integer);
 CREATE TYPE hostile.jsonb AS (trap integer);
 CREATE TYPE hostile.name AS (trap integer);
 CREATE TYPE hostile.int8 AS (trap integer);
+CREATE TYPE hostile.date AS (trap integer);
 CREATE TYPE hostile.regclass AS (trap integer);
 CREATE TYPE hostile.oid AS (trap integer);
 CREATE TABLE hostile.bookings (trap integer);
 CREATE TABLE hostile.slots (trap integer);
 CREATE TABLE hostile.payments (trap integer);
+CREATE TABLE hostile.businesses (trap integer);
 CREATE TABLE hostile.audit_logs (trap integer);
 CREATE TABLE hostile.booking_lifecycle_audit (trap integer);
 CREATE TABLE hostile.binding (trap integer);
@@ -206,7 +218,7 @@ SELECT relation FROM planted.cusown_attach('calm_text');
 SELECT count(*) FROM pg_catalog.pg_extension WHERE extname = 'cusown_ops';
 DROP FUNCTION planted.cusown_attach;
 CREATE FUNCTION planted.cusown_expire_bookings(
-  interval, integer, timestamptz, text, boolean)
+  interval, integer, timestamptz, text, interval, boolean)
 RETURNS integer LANGUAGE sql AS 'SELECT 1';
 CREATE EXTENSION cusown_ops SCHEMA planted; -- fails
 DROP FUNCTION planted.cusown_expire_bookings;
@@ -245,6 +257,12 @@ LANGUAGE sql AS $$
     'SELECT verdict, finding FROM public.cusown_due_bookings()',
     'SELECT verdict FROM public.cusown_due_bookings(''47 h'', pg_catalog.now()) LIMIT 1',
     'SELECT * FROM public.cusown_expire_bookings(dry_run => true)',
+    'SELECT verdict FROM public.cusown_due_bookings(''900 d'', hold_grace => ''1 min'')',
+    'SELECT * FROM public.cusown_expire_bookings(''900 d'', hold_grace => ''1 min'', dry_run => true)',
+    'SELECT * FROM public.cusown_release_expired_holds(dry_run => true)',
+    'SELECT * FROM public.cusown_mark_no_show(max_rows => 1)',
+    'SELECT * FROM public.cusown_mark_no_show()',
+    'SELECT * FROM public.cusown_mark_no_show()',
     'SELECT * FROM public.cusown_expire_bookings(max_rows => 1)',
     'SELECT * FROM public.cusown_expire_bookings(source => ''application'')',
     'SELECT * FROM public.cusown_expire_bookings()',

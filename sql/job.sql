@@ -68,10 +68,15 @@ SELECT job, every, enabled FROM cusown_jobs();
 INSERT INTO cusown_ops.job (name, every) VALUES ('release_expired_holds', '0'); -- fails
 INSERT INTO cusown_ops.job (name, every) VALUES ('release_expired_holds', '-1 minute'); -- fails
 INSERT INTO cusown_ops.job (name) VALUES ('expire_bookings'); -- fails
+INSERT INTO cusown_ops.job (name) VALUES ('expire-bookings'); -- fails
+INSERT INTO cusown_ops.job (name) VALUES (''); -- fails
+UPDATE cusown_ops.job SET name = 'nightly' WHERE name = 'prune_history'; -- fails
+SELECT cusown_ops.is_shipped_job(NULL);
 DELETE FROM cusown_ops.job;
 SELECT job, every, enabled FROM cusown_jobs();
 
--- a run to the end, in batches: three windows, and one that finds nothing more
+-- a run to the end, in batches: three windows; one that finds nothing more does
+-- not count
 CALL add_due(1, 20);
 CALL cusown_run_job('expire_bookings', batch_size => 7);
 TABLE ledger;
@@ -219,6 +224,10 @@ TRUNCATE cusown_ops.job_run;
 CALL cusown_run_job('expire_bookings'); -- fails
 \echo :LAST_ERROR_SQLSTATE
 TABLE ledger;
+-- of two, the one that is not raised is a warning
+ALTER TABLE job_shop.time_slot RENAME state TO status;
+CALL cusown_run_job('expire_bookings'); -- fails
+ALTER TABLE job_shop.time_slot RENAME status TO state;
 ALTER TABLE job_second.time_slot RENAME status TO state;
 SELECT cusown_detach('job_second');
 SELECT cusown_detach('job_shop');
@@ -251,6 +260,26 @@ CALL cusown_run_job('expire_bookings');
 SELECT count(*) AS logs, (SELECT count(*) FROM metrics) AS metrics FROM cron_run_logs;
 SELECT status FROM ledger;
 SELECT count(*) > 0 AS attached FROM cusown_attach('job_app');
+
+-- a job that its owner disabled is skipped where nobody asked for it
+TRUNCATE cusown_ops.job_run;
+CALL add_due(101, 102);
+INSERT INTO cusown_ops.job (name, enabled) VALUES ('expire_bookings', false), ('release_expired_holds', NULL);
+SET client_min_messages = notice;
+CALL cusown_run_job('expire_bookings', 'cron');
+CALL cusown_run_job('expire_bookings', 'worker');
+CALL cusown_run_job('release_expired_holds', 'cron');
+CALL cusown_run_job('expire_bookings', 'lazy_heal', 1);
+CALL add_due(103, 103);
+CALL cusown_run_job('expire_bookings');
+SET client_min_messages = warning;
+SELECT job, source, status, changed, sqlstate FROM ledger;
+SELECT finished_at IS NOT NULL AS finished FROM cusown_ops.job_run WHERE status = 'skipped';
+UPDATE cusown_ops.job SET enabled = true;
+CALL add_due(104, 104);
+CALL cusown_run_job('expire_bookings', 'cron');
+SELECT source, status, changed FROM ledger WHERE job = 'expire_bookings' AND source = 'cron';
+DELETE FROM cusown_ops.job;
 
 -- the ledger keeps the newest runs of each job and outcome
 TRUNCATE cusown_ops.job_run;
@@ -293,6 +322,7 @@ SELECT g FROM cusown_grant('regress_job_operator', 'operator') g \gexec
 TRUNCATE cusown_ops.job_run;
 CALL add_due(89, 89);
 SET ROLE regress_job_operator;
+INSERT INTO cusown_ops.job (name, every) VALUES ('expire_bookings', '5 minutes');
 CALL cusown_run_job('expire_bookings', 'cron');
 CALL cusown_run_job('release_expired_holds', 'cron');
 CALL cusown_run_job('prune_history', 'cron');

@@ -3,11 +3,10 @@
  * attach.c
  *	  Binds canonical names to an application's tables and columns.
  *
- * The table canonical_names below is the whole vocabulary of our templates.
- * cusown_attach() looks each name up in the application's schema, by the
- * caller's mapping, by the canonical name itself, or by the other name that
- * the application of app-schema is known to use; checks kind and type; and
- * writes what it found to cusown_ops.binding.  What is wrong is collected and
+ * cusown_attach() looks each canonical name (attach_names.c) up in the
+ * application's schema, by the caller's mapping, by the canonical name itself,
+ * or by the other name that the application of app-schema is known to use;
+ * checks kind and type; and writes what it found to cusown_ops.binding.  What is wrong is collected and
  * reported whole: one error, or the rows of a dry run.
  *
  * The binding is names, not object ids, so that it survives dump and restore,
@@ -25,7 +24,6 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "parser/parse_coerce.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -37,163 +35,6 @@
 #include "errors.h"
 #include "template.h"
 #include "verb.h"
-
-typedef enum NameType
-{
-	TYPE_TABLE,
-	TYPE_UUID,
-	TYPE_STATUS,				/* text or enum; its labels are checked */
-	TYPE_LABEL,					/* text or enum */
-	TYPE_TEXT,
-	TYPE_TIMESTAMPTZ,
-	TYPE_DATE,
-	TYPE_TIME,
-	TYPE_INTEGER,
-	TYPE_BIGINT,
-	TYPE_BOOLEAN,
-	TYPE_JSONB
-} NameType;
-
-/* how DDL of ours writes each */
-static const char *const type_names[] = {
-	"", "uuid", "text", "text", "text", "timestamp with time zone", "date",
-	"time without time zone", "integer", "bigint", "boolean", "jsonb"
-};
-
-static const Oid type_oids[] = {
-	InvalidOid, UUIDOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, DATEOID,
-	TIMEOID, INT4OID, INT8OID, BOOLOID, JSONBOID
-};
-
-typedef enum Need
-{
-	NEEDED,
-	OPTIONAL,
-	WALL_CLOCK,					/* needed, or else all of INSTANT */
-	INSTANT						/* needed, or else all of WALL_CLOCK */
-} Need;
-
-typedef struct CanonicalName
-{
-	const char *relation;
-	const char *attribute;		/* "" for the relation itself */
-	NameType	type;
-	Need		need;			/* of a column: within its relation */
-	const char *other_name;		/* found without a mapping, or NULL */
-} CanonicalName;
-
-static const CanonicalName canonical_names[] = {
-	{"bookings", "", TYPE_TABLE, NEEDED, NULL},
-	{"bookings", "id", TYPE_UUID, NEEDED, NULL},
-	{"bookings", "slot_id", TYPE_UUID, NEEDED, NULL},
-	{"bookings", "status", TYPE_STATUS, NEEDED, NULL},
-	{"bookings", "created_at", TYPE_TIMESTAMPTZ, NEEDED, NULL},
-	{"bookings", "business_id", TYPE_UUID, OPTIONAL, NULL},
-	{"bookings", "customer_id", TYPE_UUID, OPTIONAL, "customer_user_id"},
-	{"bookings", "updated_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
-	{"bookings", "cancelled_by", TYPE_LABEL, OPTIONAL, NULL},
-	{"bookings", "cancelled_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
-	{"bookings", "cancellation_reason", TYPE_TEXT, OPTIONAL, NULL},
-
-	{"slots", "", TYPE_TABLE, NEEDED, NULL},
-	{"slots", "id", TYPE_UUID, NEEDED, NULL},
-	{"slots", "status", TYPE_STATUS, NEEDED, NULL},
-	{"slots", "date", TYPE_DATE, WALL_CLOCK, NULL},
-	{"slots", "start_time", TYPE_TIME, WALL_CLOCK, NULL},
-	{"slots", "end_time", TYPE_TIME, WALL_CLOCK, NULL},
-	{"slots", "starts_at", TYPE_TIMESTAMPTZ, INSTANT, NULL},
-	{"slots", "ends_at", TYPE_TIMESTAMPTZ, INSTANT, NULL},
-	{"slots", "business_id", TYPE_UUID, OPTIONAL, NULL},
-	{"slots", "reserved_until", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
-	{"slots", "updated_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
-
-	{"audit_logs", "", TYPE_TABLE, NEEDED, NULL},
-	{"audit_logs", "action", TYPE_TEXT, NEEDED, "action_type"},
-	{"audit_logs", "entity_type", TYPE_TEXT, NEEDED, NULL},
-	{"audit_logs", "entity_id", TYPE_UUID, NEEDED, NULL},
-	{"audit_logs", "created_at", TYPE_TIMESTAMPTZ, NEEDED, NULL},
-	{"audit_logs", "actor_id", TYPE_UUID, OPTIONAL, "admin_user_id"},
-	{"audit_logs", "actor_role", TYPE_TEXT, OPTIONAL, NULL},
-	{"audit_logs", "old_data", TYPE_JSONB, OPTIONAL, NULL},
-	{"audit_logs", "new_data", TYPE_JSONB, OPTIONAL, NULL},
-	{"audit_logs", "metadata", TYPE_JSONB, OPTIONAL, NULL},
-	{"audit_logs", "description", TYPE_TEXT, OPTIONAL, NULL},
-	{"audit_logs", "severity", TYPE_TEXT, OPTIONAL, NULL},
-
-	{"businesses", "", TYPE_TABLE, OPTIONAL, NULL},
-	{"businesses", "id", TYPE_UUID, NEEDED, NULL},
-	{"businesses", "timezone", TYPE_TEXT, OPTIONAL, NULL},
-	{"businesses", "concurrent_booking_capacity", TYPE_INTEGER, OPTIONAL, NULL},
-
-	{"payments", "", TYPE_TABLE, OPTIONAL, NULL},
-	{"payments", "id", TYPE_UUID, NEEDED, NULL},
-	{"payments", "booking_id", TYPE_UUID, NEEDED, NULL},
-	{"payments", "status", TYPE_STATUS, NEEDED, NULL},
-	{"payments", "created_at", TYPE_TIMESTAMPTZ, NEEDED, NULL},
-	{"payments", "provider", TYPE_LABEL, OPTIONAL, NULL},
-	{"payments", "provider_ref", TYPE_TEXT, OPTIONAL, "provider_payment_id"},
-	{"payments", "amount", TYPE_INTEGER, OPTIONAL, "amount_cents"},
-	{"payments", "currency", TYPE_TEXT, OPTIONAL, NULL},
-	{"payments", "order_id", TYPE_TEXT, OPTIONAL, NULL},
-	{"payments", "transaction_id", TYPE_TEXT, OPTIONAL, NULL},
-	{"payments", "webhook_payload_hash", TYPE_TEXT, OPTIONAL, NULL},
-	{"payments", "expires_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
-	{"payments", "updated_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
-
-	{"payment_audit_logs", "", TYPE_TABLE, OPTIONAL, NULL},
-	{"payment_audit_logs", "payment_id", TYPE_UUID, NEEDED, NULL},
-	{"payment_audit_logs", "actor_type", TYPE_LABEL, NEEDED, NULL},
-	{"payment_audit_logs", "action", TYPE_TEXT, NEEDED, NULL},
-	{"payment_audit_logs", "from_status", TYPE_LABEL, OPTIONAL, NULL},
-	{"payment_audit_logs", "to_status", TYPE_LABEL, OPTIONAL, NULL},
-	{"payment_audit_logs", "reason", TYPE_TEXT, OPTIONAL, NULL},
-	{"payment_audit_logs", "metadata", TYPE_JSONB, OPTIONAL, NULL},
-	{"payment_audit_logs", "created_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
-
-	{"cron_run_logs", "", TYPE_TABLE, OPTIONAL, NULL},
-	{"cron_run_logs", "job_name", TYPE_TEXT, NEEDED, NULL},
-	{"cron_run_logs", "started_at", TYPE_TIMESTAMPTZ, NEEDED, NULL},
-	{"cron_run_logs", "completed_at", TYPE_TIMESTAMPTZ, NEEDED, NULL},
-	{"cron_run_logs", "status", TYPE_LABEL, NEEDED, NULL},
-	{"cron_run_logs", "duration_ms", TYPE_INTEGER, OPTIONAL, NULL},
-	{"cron_run_logs", "error_message", TYPE_TEXT, OPTIONAL, NULL},
-
-	{"metrics", "", TYPE_TABLE, OPTIONAL, NULL},
-	{"metrics", "metric", TYPE_TEXT, NEEDED, NULL},
-	{"metrics", "value", TYPE_BIGINT, NEEDED, NULL},
-	{"metrics", "updated_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
-
-	{"booking_lifecycle_audit", "", TYPE_TABLE, OPTIONAL, NULL},
-	{"booking_lifecycle_audit", "booking_id", TYPE_UUID, NEEDED, NULL},
-	{"booking_lifecycle_audit", "old_slot_id", TYPE_UUID, NEEDED, NULL},
-	{"booking_lifecycle_audit", "new_slot_id", TYPE_UUID, OPTIONAL, NULL},
-	{"booking_lifecycle_audit", "action_type", TYPE_TEXT, NEEDED, NULL},
-	{"booking_lifecycle_audit", "actor_type", TYPE_TEXT, NEEDED, NULL},
-	{"booking_lifecycle_audit", "created_at", TYPE_TIMESTAMPTZ, NEEDED, NULL},
-
-	{"idempotency_keys", "", TYPE_TABLE, OPTIONAL, NULL},
-	{"idempotency_keys", "key", TYPE_TEXT, NEEDED, NULL},
-	{"idempotency_keys", "resource_type", TYPE_TEXT, NEEDED, NULL},
-	{"idempotency_keys", "result_id", TYPE_UUID, OPTIONAL, NULL},
-	{"idempotency_keys", "created_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
-	{"idempotency_keys", "expires_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
-};
-
-/* values that templates write or compare with; an enum must have them */
-typedef struct Labels
-{
-	const char *relation;
-	const char *attribute;
-	const char *labels[9];		/* ends with NULL */
-} Labels;
-
-static const Labels used_labels[] = {
-	{"bookings", "status", {"pending", "confirmed", "rejected", "cancelled"}},
-	{"bookings", "cancelled_by", {"system"}},
-	{"slots", "status", {"available", "reserved", "booked"}},
-	{"payments", "status", {"initiated", "pending", "processing", "completed",
-	"failed", "refunded", "partially_refunded", "expired"}},
-};
 
 /* one call of cusown_attach() */
 typedef struct Attach
@@ -238,24 +79,6 @@ static const Template drop_names = {
 	"DELETE FROM cusown_ops.binding n WHERE n.app_schema = $1",
 	1, {NAMEOID}
 };
-
-static const CanonicalName *
-find_canonical(const char *relation, const char *attribute)
-{
-	for (int i = 0; i < lengthof(canonical_names); i++)
-	{
-		if (strcmp(canonical_names[i].relation, relation) == 0 &&
-			strcmp(canonical_names[i].attribute, attribute) == 0)
-			return &canonical_names[i];
-	}
-	return NULL;
-}
-
-bool
-attach_is_canonical(const char *relation, const char *attribute)
-{
-	return find_canonical(relation, attribute) != NULL;
-}
 
 /* ---------- looking names up ---------- */
 
@@ -343,26 +166,6 @@ add_resolved(Attach *attach, const CanonicalName *canonical,
 	attach->resolved = lappend(attach->resolved, resolved);
 }
 
-/* the call that would mend it: another table, or none where none is needed */
-static char *
-mapping_remedy(const Attach *attach, const CanonicalName *canonical)
-{
-	return psprintf("SELECT * FROM cusown_attach(%s, '{\"%s\": %s}');",
-					quote_literal_cstr(attach->app_schema), canonical->relation,
-					canonical->need == NEEDED ?
-					"{\"relation\": \"its name\"}" : "null");
-}
-
-/* likewise for a column */
-static char *
-column_mapping_remedy(const Attach *attach, const CanonicalName *canonical)
-{
-	return psprintf("SELECT * FROM cusown_attach(%s, '{\"%s\": {\"columns\": {\"%s\": %s}}}');",
-					quote_literal_cstr(attach->app_schema),
-					canonical->relation, canonical->attribute,
-					canonical->need == OPTIONAL ? "null" : "\"its name\"");
-}
-
 /* whether the table, or the column, stands for another name already */
 static bool
 is_bound_already(const Attach *attach, Oid relid, AttrNumber attnum)
@@ -414,7 +217,7 @@ resolve_table(Attach *attach, const CanonicalName *canonical)
 	{
 		if (canonical->need == NEEDED)
 			add_problem(attach, canonical, "is mapped to null, but needed",
-						mapping_remedy(attach, canonical));
+						attach_mapping_remedy(attach->app_schema, canonical));
 		else
 			add_row(attach, canonical, "optional");
 		return;
@@ -429,15 +232,15 @@ resolve_table(Attach *attach, const CanonicalName *canonical)
 	else if (!OidIsValid(relid))
 		add_problem(attach, canonical,
 					psprintf("%s does not exist", full_name),
-					mapping_remedy(attach, canonical));
+					attach_mapping_remedy(attach->app_schema, canonical));
 	else if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
 		add_problem(attach, canonical,
 					psprintf("%s is not a table", full_name),
-					mapping_remedy(attach, canonical));
+					attach_mapping_remedy(attach->app_schema, canonical));
 	else if (is_bound_already(attach, relid, 0))
 		add_problem(attach, canonical,
 					psprintf("%s is bound to another name already", full_name),
-					mapping_remedy(attach, canonical));
+					attach_mapping_remedy(attach->app_schema, canonical));
 	else
 		add_resolved(attach, canonical, schema, name, relid, 0);
 }
@@ -488,7 +291,7 @@ type_fits(NameType wanted, Oid type)
 
 static void
 check_labels(Attach *attach, const CanonicalName *canonical,
-			 const Labels *used, Oid enumtype)
+			 const UsedLabels *used, Oid enumtype)
 {
 	for (const char *const *label = used->labels; *label != NULL; label++)
 	{
@@ -505,7 +308,7 @@ check_labels(Attach *attach, const CanonicalName *canonical,
 
 /* raises what the domain raises where it refuses a value that we write */
 static void
-check_domain(const Labels *used, Oid domain)
+check_domain(const UsedLabels *used, Oid domain)
 {
 	Oid			input;
 	Oid			ioparam;
@@ -521,15 +324,16 @@ check_values(Attach *attach, const CanonicalName *canonical, Oid type)
 {
 	Oid			base = getBaseType(type);
 
-	for (int i = 0; i < lengthof(used_labels); i++)
+	for (const UsedLabels *used = attach_used_labels; used->relation != NULL;
+		 used++)
 	{
-		if (strcmp(used_labels[i].relation, canonical->relation) != 0 ||
-			strcmp(used_labels[i].attribute, canonical->attribute) != 0)
+		if (strcmp(used->relation, canonical->relation) != 0 ||
+			strcmp(used->attribute, canonical->attribute) != 0)
 			continue;
 		if (type_is_enum(base))
-			check_labels(attach, canonical, &used_labels[i], base);
+			check_labels(attach, canonical, used, base);
 		else if (base != type)
-			check_domain(&used_labels[i], type);
+			check_domain(used, type);
 	}
 }
 
@@ -546,36 +350,7 @@ column_is_missing(Attach *attach, const CanonicalName *canonical,
 				psprintf("column %s of %s does not exist",
 						 quote_identifier(name), table),
 				template_ddl("ALTER TABLE %s ADD COLUMN %I %s;", table, name,
-							 type_names[canonical->type]));
-}
-
-/*
- * DDL that gives a column the type it needs.  A timestamp without time zone is
- * taken as UTC, whatever the session's TimeZone.  Where no cast leads from one
- * type to the other, a new column is needed.
- */
-static char *
-type_remedy(const CanonicalName *canonical, const char *table,
-			const char *name, Oid type)
-{
-	const char *type_name = type_names[canonical->type];
-	Oid			cast;
-
-	if (canonical->type == TYPE_TIMESTAMPTZ &&
-		(getBaseType(type) == TIMESTAMPOID || getBaseType(type) == DATEOID))
-		return template_ddl("ALTER TABLE %s ALTER COLUMN %I TYPE %s USING %I::timestamp AT TIME ZONE 'UTC';",
-							table, name, type_name, name);
-	if (find_coercion_pathway(type_oids[canonical->type], getBaseType(type),
-							  COERCION_EXPLICIT, &cast) != COERCION_PATH_NONE)
-		return template_ddl("ALTER TABLE %s ALTER COLUMN %I TYPE %s USING %I::%s;",
-							table, name, type_name, name, type_name);
-	name = psprintf("%s_%s", name, canonical->attribute);
-	return template_ddl("ALTER TABLE %s ADD COLUMN %I %s%s; -- and map \"%s\" to it",
-						table, name, type_name,
-						canonical->type == TYPE_UUID &&
-						strcmp(canonical->attribute, "id") == 0 ?
-						" NOT NULL DEFAULT gen_random_uuid()" : "",
-						canonical->attribute);
+							 attach_type_names[canonical->type]));
 }
 
 /* a column that is not needed is left alone, with a warning */
@@ -584,7 +359,7 @@ column_has_other_type(Attach *attach, const CanonicalName *canonical,
 					  const char *table, const char *name, Oid type,
 					  bool was_mapped)
 {
-	char	   *remedy = type_remedy(canonical, table, name, type);
+	char	   *remedy = attach_type_remedy(canonical, table, name, type);
 
 	if (canonical->need != NEEDED && !was_mapped)
 		add_row(attach, canonical, "warning")->remedy = remedy;
@@ -592,7 +367,7 @@ column_has_other_type(Attach *attach, const CanonicalName *canonical,
 		add_problem(attach, canonical,
 					psprintf("column %s of %s is of type %s, not %s",
 							 quote_identifier(name), table,
-							 format_type_be(type), type_names[canonical->type]),
+							 format_type_be(type), attach_type_names[canonical->type]),
 					remedy);
 }
 
@@ -617,7 +392,8 @@ bind_column(Attach *attach, const CanonicalName *canonical,
 		add_problem(attach, canonical,
 					psprintf("column %s of %s is bound to another name already",
 							 quote_identifier(name), table_name),
-					column_mapping_remedy(attach, canonical));
+					attach_column_mapping_remedy(attach->app_schema,
+												 canonical));
 		return;
 	}
 	add_resolved(attach, canonical, NULL, name, table->relid,
@@ -631,7 +407,8 @@ column_is_null(Attach *attach, const CanonicalName *canonical)
 {
 	if (canonical->need == NEEDED)
 		add_problem(attach, canonical, "is mapped to null, but needed",
-					column_mapping_remedy(attach, canonical));
+					attach_column_mapping_remedy(attach->app_schema,
+												 canonical));
 	else
 		add_row(attach, canonical, "optional");
 }
@@ -677,12 +454,12 @@ count_group(const Attach *attach, Need group, bool bound)
 {
 	int			count = 0;
 
-	for (int i = 0; i < lengthof(canonical_names); i++)
+	for (const CanonicalName *name = attach_names; name->relation != NULL;
+		 name++)
 	{
-		if (canonical_names[i].need == group &&
-			bound == (attach_find(attach->resolved,
-								  canonical_names[i].relation,
-								  canonical_names[i].attribute) != NULL))
+		if (name->need == group &&
+			bound == (attach_find(attach->resolved, name->relation,
+								  name->attribute) != NULL))
 			count++;
 	}
 	return count;
@@ -703,7 +480,8 @@ ask_for_time(Attach *attach, const CanonicalName *canonical,
 		return;
 	if (mapped != NULL && mapped->name == NULL)
 		add_problem(attach, canonical, "is mapped to null, but needed",
-					column_mapping_remedy(attach, canonical));
+					attach_column_mapping_remedy(attach->app_schema,
+												 canonical));
 	else if (type_remedy != NULL)
 	{
 		row->remedy = NULL;
@@ -724,10 +502,9 @@ check_slot_times(Attach *attach)
 	if (slots == NULL || count_group(attach, WALL_CLOCK, false) == 0 ||
 		count_group(attach, INSTANT, false) == 0)
 		return;
-	for (int i = 0; i < lengthof(canonical_names); i++)
+	for (const CanonicalName *canonical = attach_names;
+		 canonical->relation != NULL; canonical++)
 	{
-		const CanonicalName *canonical = &canonical_names[i];
-
 		if (canonical->need == nearer &&
 			attach_find(attach->resolved, canonical->relation,
 						canonical->attribute) == NULL)
@@ -740,12 +517,13 @@ check_slot_times(Attach *attach)
 static void
 resolve_all(Attach *attach)
 {
-	for (int i = 0; i < lengthof(canonical_names); i++)
+	for (const CanonicalName *name = attach_names; name->relation != NULL;
+		 name++)
 	{
-		if (canonical_names[i].type == TYPE_TABLE)
-			resolve_table(attach, &canonical_names[i]);
+		if (name->type == TYPE_TABLE)
+			resolve_table(attach, name);
 		else
-			resolve_column(attach, &canonical_names[i]);
+			resolve_column(attach, name);
 	}
 	check_slot_times(attach);
 }

@@ -61,6 +61,7 @@ app_schema: schema of the application''s tables.
 mapping: names that differ, {"bookings": {"relation": "reservation", "columns": {"status": "state"}}, "payments": null}; null leaves a name unbound.
 dry_run: show every name, write nothing.
 Returns a row per canonical name: status bound, missing, optional or warning; remedy is the DDL that mends it.
+A warning''s attribute says what it is about: indexes, nulls, row-level security, CHECKs that refuse what we write, triggers that call functions which search_path hides.
 Errors: UO010 mapping malformed, or needed names missing (all in the detail); 3F000 no such schema.';
 
 CREATE FUNCTION @extschema@.cusown_detach(app_schema name DEFAULT 'public')

@@ -6,7 +6,8 @@
  * Nothing here forbids to attach: an index that a look-up of ours would need,
  * the unique index that makes a second confirmed booking of a slot
  * impossible, row-level security that would blind the current role, and a
- * column whose nulls would hide rows from us.
+ * column whose nulls would hide rows from us.  CHECKs and triggers have files
+ * of their own, attach_check.c and attach_trigger.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -471,5 +472,6 @@ attach_advice(List *resolved)
 		if (one->attribute[0] == '\0')
 			rows = advise_row_security(rows, one);
 	}
-	return rows;
+	rows = list_concat(rows, attach_check_advice(resolved));
+	return list_concat(rows, attach_trigger_advice(resolved));
 }

@@ -14,15 +14,21 @@
  * row lock, so nobody else can be writing it, and a job takes that lock with
  * SKIP LOCKED.  As entities can be gone, and a human may wait for one, a job
  * never waits for a row of the worklist either: it takes those with SKIP
- * LOCKED and inserts only what it does not see.
+ * LOCKED and inserts only what it does not see.  The row lock of a business
+ * would hold up every booking that refers to it, so whoever writes about the
+ * businesses of an application holds an advisory lock instead, of a class that
+ * SQL cannot ask for.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
@@ -37,8 +43,11 @@
 /* open rows that one run rechecks, of each kind; a literal in the template */
 #define RECHECK_LIMIT 500
 
+/* job.c has 0xC0, pg_advisory_lock() and its kin use 1 and 2 */
+#define ATTENTION_LOCK_CLASS 0xC1
+
 static const char *const relations_used[] = {
-	"bookings", "slots", "audit_logs", NULL
+	"bookings", "slots", "businesses", "audit_logs", NULL
 };
 
 PG_FUNCTION_INFO_V1(cusown_attention_resolve);
@@ -84,8 +93,8 @@ static const Template backed_off_entities = {
 	"SELECT a.entity_id, a.closed_at IS NULL AS is_open"
 	" FROM cusown_ops.attention a"
 	" WHERE a.app_schema = $1 AND a.entity = $2 AND a.entity_id = ANY ($3)"
-	" AND a.next_try > $4",
-	4, {NAMEOID, TEXTOID, UUIDARRAYOID, TIMESTAMPTZOID}
+	" AND a.kind = ANY ($4) AND a.next_try > $5",
+	5, {NAMEOID, TEXTOID, UUIDARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
 };
 
 static const Template oldest_checked = {
@@ -154,18 +163,25 @@ static const Template wait_for_slot = {
 	1, {UUIDOID}
 };
 
+static const Template existing_businesses = {
+	"SELECT z.{businesses.id} AS id FROM {businesses} z"
+	" WHERE z.{businesses.id} = ANY ($1)",
+	1, {UUIDARRAYOID}
+};
+
 typedef struct Entity
 {
 	const char *name;
 	const char *relation;		/* canonical name of its table */
-	const Template *lock;
+	const Template *lock;		/* NULL: by the advisory lock */
 	const Template *existing;
-	const Template *wait_for;
+	const Template *wait_for;	/* likewise */
 } Entity;
 
 static const Entity entities[] = {
 	{ENTITY_BOOKING, "bookings", &lock_bookings, &existing_bookings, &wait_for_booking},
 	{ENTITY_SLOT, "slots", &lock_slots, &existing_slots, &wait_for_slot},
+	{ENTITY_BUSINESS, "businesses", NULL, &existing_businesses, NULL},
 };
 
 static const Template entry_by_id = {
@@ -193,12 +209,60 @@ entity_named(const char *name)
 	elog(ERROR, "unknown entity \"%s\" on the worklist", name);
 }
 
+/* appends to existing those of ids that there are; a table may be bound no more */
+static void
+find_existing(Binding *binding, const Entity *entity, const UuidList *ids,
+			  UuidList *existing)
+{
+	if (binding_relation(binding, entity->relation) != NULL)
+		template_ids(binding, entity->existing, ids, existing);
+}
+
+/* to the end of the transaction; false: somebody else has it */
+static bool
+lock_kind_of_entity(const Binding *binding, const Entity *entity, bool wait)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId,
+						 hash_bytes((const unsigned char *) binding->app_schema,
+									strlen(binding->app_schema)),
+						 hash_bytes((const unsigned char *) entity->name,
+									strlen(entity->name)),
+						 ATTENTION_LOCK_CLASS);
+	return LockAcquire(&tag, ExclusiveLock, false, !wait) !=
+		LOCKACQUIRE_NOT_AVAIL;
+}
+
 /* appends to locked those of ids that nobody else holds */
 void
-attention_lock(Binding *binding, const char *entity, const UuidList *ids,
+attention_lock(Binding *binding, const char *name, const UuidList *ids,
 			   UuidList *locked)
 {
-	template_ids(binding, entity_named(entity)->lock, ids, locked);
+	const Entity *entity = entity_named(name);
+
+	if (entity->lock != NULL)
+		template_ids(binding, entity->lock, ids, locked);
+	else if (ids->count > 0 && lock_kind_of_entity(binding, entity, false))
+		find_existing(binding, entity, ids, locked);
+}
+
+/* for a human; whether the entity is there */
+static bool
+wait_for(Binding *binding, const Entity *entity, const pg_uuid_t *id)
+{
+	UuidList	wanted = {0};
+	UuidList	existing = {0};
+	Datum		values[1];
+
+	values[0] = UUIDPGetDatum(id);
+	if (entity->wait_for != NULL)
+		return template_execute(binding, entity->wait_for, values, NULL,
+								false) > 0;
+	lock_kind_of_entity(binding, entity, true);
+	uuid_list_append(&wanted, id);
+	find_existing(binding, entity, &wanted, &existing);
+	return existing.count > 0;
 }
 
 static Datum
@@ -256,21 +320,40 @@ attention_open(Binding *binding, const AttentionKind *kind,
 	return written + template_execute(NULL, &open_new, values, NULL, false);
 }
 
+static Datum
+kind_names(const AttentionKind *const *kinds)
+{
+	Datum		names[ATTENTION_MAX_KINDS];
+	int			count = 0;
+
+	while (kinds[count] != NULL)
+	{
+		Assert(count < ATTENTION_MAX_KINDS);
+		names[count] = CStringGetTextDatum(kinds[count]->name);
+		count++;
+	}
+	return PointerGetDatum(construct_array(names, count, TEXTOID, -1, false,
+										   TYPALIGN_INT));
+}
+
 /*
- * Of those of ids whose next_try is still to come, appends the open ones to
- * backed_off, and those that a human has closed to closed.
+ * Of those of ids with an entry of one of the kinds, all about one entity, whose
+ * next_try is still to come, appends the open ones to backed_off, and those that
+ * a human has closed to closed.
  */
 void
-attention_backed_off(Binding *binding, const char *entity, const UuidList *ids,
-					 TimestampTz as_of, UuidList *backed_off, UuidList *closed)
+attention_backed_off(Binding *binding, const AttentionKind *const *kinds,
+					 const UuidList *ids, TimestampTz as_of,
+					 UuidList *backed_off, UuidList *closed)
 {
-	Datum		values[4];
+	Datum		values[5];
 	uint64		rows;
 
 	values[0] = schema_datum(binding);
-	values[1] = CStringGetTextDatum(entity);
+	values[1] = CStringGetTextDatum(kinds[0]->entity);
 	values[2] = uuid_list_datum(ids);
-	values[3] = TimestampTzGetDatum(as_of);
+	values[3] = kind_names(kinds);
+	values[4] = TimestampTzGetDatum(as_of);
 	rows = template_execute(NULL, &backed_off_entities, values, NULL, false);
 	for (uint64 row = 0; row < rows; row++)
 	{
@@ -283,16 +366,6 @@ attention_backed_off(Binding *binding, const char *entity, const UuidList *ids,
 	SPI_freetuptable(SPI_tuptable);
 }
 
-static void
-select_ids(Binding *binding, const Template *statement, const Datum *values,
-		   const char *column, UuidList *ids)
-{
-	uint64		rows = template_execute(binding, statement, values, NULL, false);
-
-	uuid_list_append_column(ids, rows, column);
-	SPI_freetuptable(SPI_tuptable);
-}
-
 /* appends those of ids that are not in there */
 static void
 append_missing(UuidList *missing, const UuidList *ids, UuidList *there)
@@ -302,6 +375,34 @@ append_missing(UuidList *missing, const UuidList *ids, UuidList *there)
 		if (!uuid_list_contains(there, &ids->items[i]))
 			uuid_list_append(missing, &ids->items[i]);
 	}
+}
+
+/*
+ * Those of ids that the worklist does not keep back.  An entry that is closed by
+ * hand keeps back only where that is asked for.
+ */
+UuidList
+attention_fresh(Binding *binding, const AttentionKind *const *kinds,
+				const UuidList *ids, TimestampTz as_of, bool closed_too)
+{
+	UuidList	backed_off = {0};
+	UuidList	closed = {0};
+	UuidList	fresh = {0};
+
+	attention_backed_off(binding, kinds, ids, as_of, &backed_off,
+						 closed_too ? &backed_off : &closed);
+	append_missing(&fresh, ids, &backed_off);
+	return fresh;
+}
+
+static void
+select_ids(Binding *binding, const Template *statement, const Datum *values,
+		   const char *column, UuidList *ids)
+{
+	uint64		rows = template_execute(binding, statement, values, NULL, false);
+
+	uuid_list_append_column(ids, rows, column);
+	SPI_freetuptable(SPI_tuptable);
 }
 
 /*
@@ -319,7 +420,7 @@ surely_gone(Binding *binding, const AttentionKind *kind, const UuidList *ids,
 	attention_lock(binding, kind->entity, ids, &locked);
 	still_there(binding, kind, &locked, &there);
 	append_missing(gone, &locked, &there);
-	template_ids(binding, entity_named(kind->entity)->existing, ids, &existing);
+	find_existing(binding, entity_named(kind->entity), ids, &existing);
 	append_missing(gone, ids, &existing);
 }
 
@@ -407,9 +508,7 @@ resolve_body(void *state)
 	template_uuid(0, "entity_id", &entity_id);
 	binding = binding_use_schema(app_schema, relations_used);
 
-	values[0] = UUIDPGetDatum(&entity_id);
-	if (template_execute(binding, entity_named(entity)->wait_for, values, NULL,
-						 false) == 0)
+	if (!wait_for(binding, entity_named(entity), &entity_id))
 		verb_check_visible(binding, entity_named(entity)->relation, &entity_id);
 	values[0] = Int64GetDatum(resolution->id);
 	values[1] = CStringGetTextDatum(resolution->note);

@@ -17,6 +17,7 @@
 /* what an entry is about */
 #define ENTITY_BOOKING "booking"
 #define ENTITY_SLOT "slot"
+#define ENTITY_BUSINESS "business"
 
 typedef struct AttentionKind
 {
@@ -24,6 +25,9 @@ typedef struct AttentionKind
 	const char *entity;
 	const char *runbook;		/* the runbook to open */
 } AttentionKind;
+
+/* kinds that one verb opens */
+#define ATTENTION_MAX_KINDS 8
 
 typedef struct AttentionItem
 {
@@ -44,9 +48,14 @@ extern void attention_lock(Binding *binding, const char *entity,
 						   const UuidList *ids, UuidList *locked);
 extern uint64 attention_open(Binding *binding, const AttentionKind *kind,
 							 const AttentionItem *items, int count);
-extern void attention_backed_off(Binding *binding, const char *entity,
+extern void attention_backed_off(Binding *binding,
+								 const AttentionKind *const *kinds,
 								 const UuidList *ids, TimestampTz as_of,
 								 UuidList *backed_off, UuidList *closed);
+extern UuidList attention_fresh(Binding *binding,
+								const AttentionKind *const *kinds,
+								const UuidList *ids, TimestampTz as_of,
+								bool closed_too);
 extern void attention_recheck(Binding *binding, const AttentionKind *kind,
 							  AttentionStillThere still_there);
 

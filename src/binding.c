@@ -457,6 +457,41 @@ binding_attached(void)
 	return attached;
 }
 
+static bool
+is_attached(const char *app_schema)
+{
+	ListCell   *lc;
+
+	foreach(lc, attached)
+	{
+		if (strcmp(lfirst(lc), app_schema) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The schema whose binding binding_use() would give, without a query; NULL
+ * where it would raise that none is attached, or not this one, or several.
+ * False where this backend would have to read our table first.
+ */
+bool
+binding_chosen(const char **app_schema)
+{
+	*app_schema = NULL;
+	AcceptInvalidationMessages();
+	if (!attached_known)
+		return false;
+	if (cusown_app_schema != NULL && cusown_app_schema[0] != '\0')
+	{
+		if (is_attached(cusown_app_schema))
+			*app_schema = cusown_app_schema;
+	}
+	else if (list_length(attached) == 1)
+		*app_schema = linitial(attached);
+	return true;
+}
+
 /*
  * The binding that the caller has chosen: cusown_ops.app_schema, or the only
  * one that is attached.

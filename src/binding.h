@@ -47,6 +47,7 @@ extern Binding *binding_use(const char *const *relations);
 extern Binding *binding_use_schema(const char *app_schema,
 								   const char *const *relations);
 extern List *binding_attached(void);
+extern bool binding_chosen(const char **app_schema);
 extern const BoundRelation *binding_relation(const Binding *binding,
 											 const char *relation);
 extern const BoundColumn *binding_column(const Binding *binding,

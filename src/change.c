@@ -55,7 +55,8 @@ static const Template insert_changes = {
 	" c.to_status FROM ROWS FROM (pg_catalog.unnest($4),"
 	" pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7),"
 	" pg_catalog.unnest($8))"
-	" AS c (entity, entity_id, slot_id, from_status, to_status)",
+	" AS c (entity, entity_id, slot_id, from_status, to_status)"
+	" RETURNING id",
 	8, {NAMEOID, TEXTOID, TEXTOID, TEXTARRAYOID, UUIDARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
 };
 
@@ -91,17 +92,40 @@ text_array(const Change *changes, int count, size_t field)
 										   TYPALIGN_INT));
 }
 
+/*
+ * The server drops a notification that another of the same transaction
+ * equals; the last change's id makes each its own.
+ */
 static void
-notify(const Binding *binding, const char *verb, int count)
+notify(const Binding *binding, const char *verb, int count, int64 last_id)
 {
 	StringInfoData payload;
 
 	initStringInfo(&payload);
 	appendStringInfoString(&payload, "{\"app_schema\": ");
 	escape_json(&payload, binding->app_schema);
-	appendStringInfo(&payload, ", \"verb\": \"%s\", \"changes\": %d}", verb,
-					 count);
+	appendStringInfo(&payload, ", \"verb\": \"%s\", \"changes\": %d, \"last_id\": "
+					 INT64_FORMAT "}", verb, count, last_id);
 	Async_Notify(CUSOWN_SCHEMA, payload.data);
+}
+
+/* the greatest id among the new rows */
+static int64
+insert_and_get_last(const Datum *values)
+{
+	uint64		rows = template_execute(NULL, &insert_changes, values, NULL,
+										false);
+	int64		last = 0;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		bool		isnull;
+		int64		id = DatumGetInt64(template_column(row, "id", &isnull));
+
+		last = Max(last, id);
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return last;
 }
 
 /*
@@ -133,8 +157,7 @@ change_record(const Binding *binding, const char *verb, const char *source,
 	values[5] = uuid_list_datum(&slots);
 	values[6] = text_array(changes, count, offsetof(Change, from_status));
 	values[7] = text_array(changes, count, offsetof(Change, to_status));
-	template_execute(NULL, &insert_changes, values, NULL, false);
-	notify(binding, verb, count);
+	notify(binding, verb, count, insert_and_get_last(values));
 }
 
 /* one call of cusown_changes_since() */
@@ -156,18 +179,42 @@ bad_cursor(const char *detail)
 			 errhint("Begin again with NULL, and expect changes that were already seen.")));
 }
 
+/* digits and nothing else, as long as they fit */
+static bool
+parse_number(const char *digits, uint64 *number)
+{
+	errno = 0;
+	*number = strtou64(digits, NULL, 10);
+	return errno == 0 && *number <= PG_INT64_MAX;
+}
+
+/* in the form of CURSOR_FORMAT: no sign, no space, nothing behind it */
+static bool
+split_cursor(const char *text, char *stream, Cursor *cursor)
+{
+	char		xid[21];
+	char		id[21];
+	uint64		number;
+	int			length = 0;
+
+	if (sscanf(text, "%32[0-9a-f]-%20[0-9]-%20[0-9]%n", stream, xid, id,
+			   &length) != 3 ||
+		text[length] != '\0' || !parse_number(xid, &cursor->xid) ||
+		!parse_number(id, &number))
+		return false;
+	cursor->id = (int64) number;
+	return true;
+}
+
 static Cursor
 parse_cursor(Feed *feed, uint64 next_xid)
 {
 	Cursor		cursor = {0};
 	char		stream[33];
-	int			length = 0;
 
 	if (feed->after == NULL)
 		return cursor;
-	if (sscanf(feed->after, "%32[0-9a-f]-" UINT64_FORMAT "-" INT64_FORMAT "%n",
-			   stream, &cursor.xid, &cursor.id, &length) != 3 ||
-		feed->after[length] != '\0')
+	if (!split_cursor(feed->after, stream, &cursor))
 		bad_cursor("It is not a cursor that cusown_changes_since() has given.");
 	if (strcmp(stream, feed->stream) != 0)
 		bad_cursor("It was given before the database was dumped and restored, or by another database.");

@@ -11,6 +11,7 @@
 #define CUSOWN_COMPAT_H
 
 #include "access/tupdesc.h"
+#include "tcop/pquery.h"
 #include "utils/acl.h"
 
 #if PG_VERSION_NUM < 150000
@@ -32,6 +33,15 @@
 #else
 #define SchemaAclCheck(schema, role, mode) \
 	pg_namespace_aclcheck(schema, role, mode)
+#endif
+
+/* 18 knows by itself whether a portal is run once */
+#if PG_VERSION_NUM >= 180000
+#define PortalRunAll(portal, receiver) \
+	PortalRun(portal, FETCH_ALL, true, receiver, receiver, NULL)
+#else
+#define PortalRunAll(portal, receiver) \
+	PortalRun(portal, FETCH_ALL, true, true, receiver, receiver, NULL)
 #endif
 
 #endif							/* CUSOWN_COMPAT_H */

@@ -207,12 +207,13 @@ check_username(const Schedule *schedule)
 
 /* ---------- scheduling ---------- */
 
-static char *
-call_of(const char *job)
+/* the statement that runs a shipped job unattended; within SPI */
+char *
+cron_call(const char *job, const char *source)
 {
 	template_execute(NULL, &extension_schema, NULL, NULL, false);
-	return psprintf("CALL %s.cusown_run_job('%s', 'cron')",
-					template_text(0, "schema"), job);
+	return psprintf("CALL %s.cusown_run_job('%s', '%s')",
+					template_text(0, "schema"), job, source);
 }
 
 /* the command for pg_cron's own database, as a row */
@@ -291,7 +292,7 @@ static void
 schedule_one(const Schedule *schedule, const char *job, const Interval *every)
 {
 	char	   *cron = schedule_for(schedule, job, every);
-	char	   *call = call_of(job);
+	char	   *call = cron_call(job, "cron");
 	Datum		values[2];
 
 	if (schedule->every != NULL)

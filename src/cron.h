@@ -9,6 +9,7 @@
 #define CUSOWN_CRON_H
 
 extern char *cron_job_name(const char *job);
+extern char *cron_call(const char *job, const char *source);
 extern bool cron_is_visible(void);
 
 #endif							/* CUSOWN_CRON_H */

@@ -27,6 +27,7 @@
 #include "compat.h"
 #include "cron.h"
 #include "cusown_ops.h"
+#include "ledger.h"
 #include "template.h"
 #include "verb.h"
 
@@ -61,11 +62,7 @@ static const Template job_states = {
 	" CASE WHEN last.status = 'running' AND last.is_alive"
 	" THEN last.started_at END AS running_since,"
 	" last.source AS last_source, last.session AS last_session"
-	" FROM (SELECT DISTINCT b.app_schema FROM cusown_ops.binding b) s"
-	" CROSS JOIN (SELECT p.name, coalesce(o.every, p.every) AS every,"
-	" coalesce(o.enabled, p.enabled) AS enabled"
-	" FROM cusown_ops.shipped_jobs() p"
-	" LEFT JOIN cusown_ops.job o ON o.name = p.name) j"
+	ATTACHED_JOBS
 	" LEFT JOIN LATERAL (SELECT r.finished_at FROM cusown_ops.job_run r"
 	" WHERE r.app_schema = s.app_schema AND r.job = j.name"
 	" AND r.status = 'succeeded' ORDER BY r.id DESC LIMIT 1) ok ON true"

@@ -5,7 +5,7 @@
  *
  * Nothing here needs shared_preload_libraries.  Settings become known when
  * the library is loaded, by the first call of a function of ours or by
- * preloading.
+ * preloading, which alone gives us shared memory.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,6 +18,8 @@
 
 #include "binding.h"
 #include "cusown_ops.h"
+#include "shmem.h"
+#include "worker.h"
 
 PG_MODULE_MAGIC;
 
@@ -60,6 +62,12 @@ int			cusown_job_run_retention = 1000;
  */
 int			cusown_change_retention = 7 * 86400;
 
+/*
+ * cusown_ops.lazy_expire_interval: seconds in which cusown_expire_if_due()
+ * works once at most, over all sessions.  0: at every call.
+ */
+int			cusown_lazy_expire_interval = 30;
+
 static void
 define_settings(void)
 {
@@ -99,6 +107,13 @@ define_settings(void)
 							&cusown_change_retention, 7 * 86400, 60, INT_MAX,
 							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
 
+	DefineCustomIntVariable("cusown_ops.lazy_expire_interval",
+							"How often cusown_expire_if_due() works at most, over all sessions.",
+							"0 means at every call.",
+							&cusown_lazy_expire_interval, 30, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+
+	worker_define_settings();
 	MarkGUCPrefixReserved("cusown_ops");
 }
 
@@ -107,4 +122,6 @@ _PG_init(void)
 {
 	define_settings();
 	binding_init();
+	shmem_init();
+	worker_init();
 }

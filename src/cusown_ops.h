@@ -19,6 +19,7 @@ extern int	cusown_batch_size;	/* bookings looked at in one statement */
 
 extern int	cusown_job_run_retention;	/* ledger rows per job and outcome */
 extern int	cusown_change_retention;	/* seconds that changes are kept */
+extern int	cusown_lazy_expire_interval;	/* seconds between lazy heals */
 
 #define CUSOWN_MAX_BATCH_SIZE 10000
 

@@ -3,8 +3,9 @@
  * due.c
  *	  Which pending bookings are due to expire, and what may happen to them.
  *
- * A pending booking is due when it is older than older_than.  What may happen
- * to it is its verdict:
+ * A pending booking is due when it is older than older_than; by a rule of its
+ * own, which a caller must ask for, also when its slot's hold ended more than
+ * hold_grace ago.  What may happen to it is its verdict:
  *
  * expire		no payment stands in the way: it can be cancelled
  * paid			a payment is completed or partially refunded: a human decides
@@ -13,9 +14,10 @@
  *				a status that we do not know, or its slot does not exist: a
  *				human decides
  *
- * Bookings are read oldest first, by the key (created_at, id), reading on
- * behind the last one looked at.  Nothing here locks or changes anything;
- * expiry.c asks for verdicts again once it has locked.
+ * Bookings are read oldest first, by the key (moment from which the rule counts,
+ * id), reading on behind the last one looked at.  Each rule has statements of
+ * its own: an OR over two tables would read both wholly.  Nothing here locks or
+ * changes anything; expiry.c asks for verdicts again once it has locked.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,12 +50,12 @@ static const char *const relations_read[] = {
 PG_FUNCTION_INFO_V1(cusown_due_bookings);
 
 /*
- * Verdicts.  $1 created_before, $2 in_flight_after, $3 payments that we have
- * locked; the candidates come from $4 on.
+ * Verdicts.  $1 rule.before, $2 in_flight_after, $3 payments that we have
+ * locked, $4 rule.created_after; the candidates come from $5 on.
  */
 #define VERDICTS(candidates) \
 	"WITH candidate AS MATERIALIZED (" candidates ")" \
-	" SELECT c.id, c.slot_id, c.created_at," \
+	" SELECT c.id, c.slot_id, c.counts_from," \
 	" s.{slots.id} IS NOT NULL AS has_slot" \
 	"[{?bookings.business_id}, c.business_id]" \
 	"[{?payments}, p.paid_id, p.paid_status, p.in_flight_id," \
@@ -80,7 +82,7 @@ PG_FUNCTION_INFO_V1(cusown_due_bookings);
 	" FROM candidate c" \
 	" JOIN {payments} p ON p.{payments.booking_id} = c.id" \
 	" GROUP BY p.{payments.booking_id}) p ON p.booking_id = c.id]" \
-	" ORDER BY c.created_at, c.id"
+	" ORDER BY c.counts_from, c.id"
 
 #define PAID \
 	"p.{payments.status} = 'completed'" \
@@ -98,36 +100,83 @@ PG_FUNCTION_INFO_V1(cusown_due_bookings);
 	" OR p.{payments.status} = 'refunded'" \
 	" OR p.{payments.status} = 'expired') IS NOT TRUE"
 
-#define CANDIDATE \
+/* what a rule reads, and behind which key it reads on */
+#define CANDIDATE(counts_from) \
 	"SELECT b.{bookings.id} AS id, b.{bookings.slot_id} AS slot_id," \
-	" b.{bookings.created_at} AS created_at" \
-	"[, b.{bookings.business_id} AS business_id]" \
+	" " counts_from " AS counts_from" \
+	"[, b.{bookings.business_id} AS business_id]"
+
+#define OLDER_THAN \
 	" FROM {bookings} b WHERE b.{bookings.created_at} < $1"
 
-/* $4, $5 the key to read on behind, $6 how many */
-static const Template next_candidates = {
-	VERDICTS(CANDIDATE " AND b.{bookings.status} = 'pending'"
-			 " AND (b.{bookings.created_at}, b.{bookings.id}) > ($4, $5)"
-			 " ORDER BY b.{bookings.created_at}, b.{bookings.id} LIMIT $6"),
-	6, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDARRAYOID, TIMESTAMPTZOID, UUIDOID, INT8OID}
+#define OLDER_THAN_BEHIND(at, id) \
+	" AND b.{bookings.status} = 'pending'" \
+	" AND (b.{bookings.created_at}, b.{bookings.id}) > (" at ", " id ")"
+
+/*
+ * A hold is of the bookings that were there before it ended.  What is due by
+ * its age already is not due by this rule too.
+ */
+#define HOLD_ENDED \
+	" FROM {slots} h JOIN {bookings} b ON b.{bookings.slot_id} = h.{slots.id}" \
+	" AND b.{bookings.created_at} <= h.{slots.reserved_until}" \
+	" AND b.{bookings.created_at} >= $4" \
+	" WHERE (h.{slots.status} = 'reserved')" \
+	" AND h.{slots.reserved_until} < $1"
+
+#define HOLD_ENDED_BEHIND(at, id) \
+	" AND b.{bookings.status} = 'pending' AND h.{slots.reserved_until} >= " at \
+	" AND (h.{slots.reserved_until}, b.{bookings.id}) > (" at ", " id ")"
+
+/* the statements of a rule */
+typedef struct Reading
+{
+	const char *rule;
+	Template	next;			/* $5, $6 the key to read on behind, $7 how many */
+	Template	again;			/* $5 the bookings to ask about */
+	Template	behind;			/* $2, $3 the key */
+} Reading;
+
+static const Reading readings[] = {
+	[DUE_OLDER_THAN] = {
+		"older_than",
+		{
+			VERDICTS(CANDIDATE("b.{bookings.created_at}") OLDER_THAN
+					 OLDER_THAN_BEHIND("$5", "$6")
+					 " ORDER BY b.{bookings.created_at}, b.{bookings.id} LIMIT $7"),
+			7, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDARRAYOID, TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDOID, INT8OID}
+		},
+		{
+			VERDICTS(CANDIDATE("b.{bookings.created_at}") OLDER_THAN
+					 " AND b.{bookings.id} = ANY ($5) AND " BOOKING_IS_PENDING),
+			5, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDARRAYOID, TIMESTAMPTZOID, UUIDARRAYOID}
+		},
+		{
+			"SELECT EXISTS (SELECT" OLDER_THAN OLDER_THAN_BEHIND("$2", "$3") ") AS found",
+			4, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDOID, TIMESTAMPTZOID}
+		}
+	},
+	[DUE_HOLD_ENDED] = {
+		"hold_ended",
+		{
+			VERDICTS(CANDIDATE("h.{slots.reserved_until}") HOLD_ENDED
+					 HOLD_ENDED_BEHIND("$5", "$6")
+					 " ORDER BY h.{slots.reserved_until}, b.{bookings.id} LIMIT $7"),
+			7, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDARRAYOID, TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDOID, INT8OID}
+		},
+		{
+			VERDICTS(CANDIDATE("h.{slots.reserved_until}") HOLD_ENDED
+					 " AND b.{bookings.id} = ANY ($5) AND " BOOKING_IS_PENDING),
+			5, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDARRAYOID, TIMESTAMPTZOID, UUIDARRAYOID}
+		},
+		{
+			"SELECT EXISTS (SELECT" HOLD_ENDED HOLD_ENDED_BEHIND("$2", "$3") ") AS found",
+			4, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDOID, TIMESTAMPTZOID}
+		}
+	}
 };
 
-/* $4 the bookings to ask about */
-static const Template verdicts_of = {
-	VERDICTS(CANDIDATE " AND b.{bookings.id} = ANY ($4) AND " BOOKING_IS_PENDING),
-	4, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDARRAYOID, UUIDARRAYOID}
-};
-
-static const Template due_behind = {
-	"SELECT EXISTS (SELECT FROM {bookings} b"
-	" WHERE b.{bookings.status} = 'pending'"
-	" AND b.{bookings.created_at} < $1"
-	" AND (b.{bookings.created_at}, b.{bookings.id}) > ($2, $3)) AS found",
-	3, {TIMESTAMPTZOID, TIMESTAMPTZOID, UUIDOID}
-};
-
-/* what expiry.c puts into a booking */
-static const ProposedChange cancellation = {
+const ProposedChange due_cancellation = {
 	"bookings",
 	{
 		"SELECT b.tableoid, b.* FROM {bookings} b WHERE b.{bookings.id} = ANY ($1)",
@@ -152,23 +201,66 @@ due_booking_ttl(void)
 	return ttl;
 }
 
+const char *
+due_rule_name(const DueRule *rule)
+{
+	return readings[rule->kind].rule;
+}
+
 DueRule
-due_rule(const Interval *older_than, TimestampTz as_of)
+due_rule(DueKind kind, const Interval *age, const char *argument,
+		 TimestampTz as_of)
 {
 	DueRule		rule;
 	Interval	grace = {0};
 
-	verb_check_interval(older_than, "older_than");
+	verb_check_interval(age, argument);
 	grace.time = cusown_processing_grace * USECS_PER_SEC;
-	rule.older_than = *older_than;
+	rule.kind = kind;
+	rule.age = *age;
 	rule.as_of = as_of;
-	rule.created_before = verb_before(as_of, older_than);
+	rule.before = verb_before(as_of, age);
 	rule.in_flight_after = verb_before(as_of, &grace);
-	if (rule.created_before > as_of)
+	TIMESTAMP_NOBEGIN(rule.created_after);
+	if (rule.before > as_of)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("older_than must not be negative")));
+				 errmsg("%s must not be negative", argument)));
 	return rule;
+}
+
+/*
+ * The rules that a caller asks for: arguments older_than (NULL: booking_ttl)
+ * and hold_grace (NULL: not this rule), judged at as_of and holds_as_of.
+ */
+DueRules
+due_rules(FunctionCallInfo fcinfo, int older_than_arg, int hold_grace_arg,
+		  TimestampTz as_of, TimestampTz holds_as_of)
+{
+	Interval	older_than = due_booking_ttl();
+	DueRules	rules = {1};
+	DueRule    *hold_ended = &rules.items[1];
+
+	if (!PG_ARGISNULL(older_than_arg))
+		older_than = *PG_GETARG_INTERVAL_P(older_than_arg);
+	rules.items[0] = due_rule(DUE_OLDER_THAN, &older_than, "older_than", as_of);
+	if (PG_ARGISNULL(hold_grace_arg))
+		return rules;
+	*hold_ended = due_rule(DUE_HOLD_ENDED, PG_GETARG_INTERVAL_P(hold_grace_arg),
+						   "hold_grace", holds_as_of);
+	hold_ended->created_after = rules.items[0].before;
+	rules.count = 2;
+	return rules;
+}
+
+void
+due_require(const Binding *binding, const DueRules *rules)
+{
+	for (int i = 0; i < rules->count; i++)
+	{
+		if (rules->items[i].kind == DUE_HOLD_ENDED)
+			binding_require(binding, "slots", "reserved_until");
+	}
 }
 
 /* "payment … is completed", or NULL where the columns are null */
@@ -228,12 +320,25 @@ read_due_bookings(uint64 rows)
 											&booking->business_id);
 		booking->has_slot = template_bool(row, "has_slot");
 		booking->payment_unlocked = template_bool(row, "is_unlocked");
-		booking->created_at =
-			DatumGetTimestampTz(template_column(row, "created_at", &isnull));
+		booking->counts_from =
+			DatumGetTimestampTz(template_column(row, "counts_from", &isnull));
 		read_verdict(row, booking);
 	}
 	SPI_freetuptable(SPI_tuptable);
 	return due;
+}
+
+DueBookings
+due_with_verdict(const DueBookings *due, Verdict verdict)
+{
+	DueBookings with = {palloc(Max(due->count, 1) * sizeof(DueBooking)), 0};
+
+	for (int i = 0; i < due->count; i++)
+	{
+		if (due->items[i].verdict == verdict)
+			with.items[with.count++] = due->items[i];
+	}
+	return with;
 }
 
 UuidList
@@ -271,7 +376,7 @@ void
 due_ask_checks(Binding *binding, DueBookings *due, bool read_only)
 {
 	UuidList	ids = due_ids_with_verdict(due, VERDICT_EXPIRE);
-	List	   *list = row_check_refused(binding, &cancellation, &ids, read_only);
+	List	   *list = row_check_refused(binding, &due_cancellation, &ids, read_only);
 	int			count = list_length(list);
 	RefusedRow **refused = palloc(Max(count, 1) * sizeof(RefusedRow *));
 
@@ -295,15 +400,17 @@ due_read_next(Binding *binding, const DueRule *rule, const ReadingKey *key,
 			  int limit, bool read_only)
 {
 	UuidList	none = {0};
-	Datum		values[6];
+	Datum		values[7];
 
-	values[0] = TimestampTzGetDatum(rule->created_before);
+	values[0] = TimestampTzGetDatum(rule->before);
 	values[1] = TimestampTzGetDatum(rule->in_flight_after);
 	values[2] = uuid_list_datum(&none);
-	values[3] = TimestampTzGetDatum(key->created_at);
-	values[4] = UUIDPGetDatum(&key->id);
-	values[5] = Int64GetDatum(limit);
-	return read_due_bookings(template_execute(binding, &next_candidates,
+	values[3] = TimestampTzGetDatum(rule->created_after);
+	values[4] = TimestampTzGetDatum(key->counts_from);
+	values[5] = UUIDPGetDatum(&key->id);
+	values[6] = Int64GetDatum(limit);
+	return read_due_bookings(template_execute(binding,
+											  &readings[rule->kind].next,
 											  values, NULL, read_only));
 }
 
@@ -311,20 +418,22 @@ DueBookings
 due_read_again(Binding *binding, const DueRule *rule, const UuidList *bookings,
 			   const UuidList *locked_payments)
 {
-	Datum		values[4];
+	Datum		values[5];
 
-	values[0] = TimestampTzGetDatum(rule->created_before);
+	values[0] = TimestampTzGetDatum(rule->before);
 	values[1] = TimestampTzGetDatum(rule->in_flight_after);
 	values[2] = uuid_list_datum(locked_payments);
-	values[3] = uuid_list_datum(bookings);
-	return read_due_bookings(template_execute(binding, &verdicts_of,
+	values[3] = TimestampTzGetDatum(rule->created_after);
+	values[4] = uuid_list_datum(bookings);
+	return read_due_bookings(template_execute(binding,
+											  &readings[rule->kind].again,
 											  values, NULL, false));
 }
 
 void
 due_move_key(ReadingKey *key, const DueBooking *booking)
 {
-	key->created_at = booking->created_at;
+	key->counts_from = booking->counts_from;
 	key->id = booking->id;
 }
 
@@ -333,7 +442,7 @@ due_first_key(void)
 {
 	ReadingKey	key = {0};
 
-	TIMESTAMP_NOBEGIN(key.created_at);
+	TIMESTAMP_NOBEGIN(key.counts_from);
 	return key;
 }
 
@@ -341,11 +450,11 @@ due_first_key(void)
 DueBookings
 due_read_any_age(Binding *binding, const UuidList *bookings)
 {
-	DueRule		any_age = {0};
+	DueRule		any_age = {DUE_OLDER_THAN};
 	UuidList	none = {0};
 	DueBookings due;
 
-	TIMESTAMP_NOEND(any_age.created_before);
+	TIMESTAMP_NOEND(any_age.before);
 	TIMESTAMP_NOEND(any_age.in_flight_after);
 	due = due_read_again(binding, &any_age, bookings, &none);
 	due_ask_checks(binding, &due, false);
@@ -355,19 +464,21 @@ due_read_any_age(Binding *binding, const UuidList *bookings)
 bool
 due_is_any_behind(Binding *binding, const DueRule *rule, const ReadingKey *key)
 {
-	Datum		values[3];
+	Datum		values[4];
 
-	values[0] = TimestampTzGetDatum(rule->created_before);
-	values[1] = TimestampTzGetDatum(key->created_at);
+	values[0] = TimestampTzGetDatum(rule->before);
+	values[1] = TimestampTzGetDatum(key->counts_from);
 	values[2] = UUIDPGetDatum(&key->id);
-	template_execute(binding, &due_behind, values, NULL, false);
+	values[3] = TimestampTzGetDatum(rule->created_after);
+	template_execute(binding, &readings[rule->kind].behind, values, NULL,
+					 false);
 	return template_bool(0, "found");
 }
 
 /* one call of cusown_due_bookings() */
 typedef struct Report
 {
-	DueRule		rule;
+	DueRules	rules;
 	ReturnSetInfo *result;
 } Report;
 
@@ -375,11 +486,11 @@ static TimestampTz
 due_since(const DueRule *rule, const DueBooking *booking)
 {
 	/* months added can be more days than months taken away */
-	return Min(verb_after(booking->created_at, &rule->older_than), rule->as_of);
+	return Min(verb_after(booking->counts_from, &rule->age), rule->as_of);
 }
 
 static void
-put_row(const Report *report, const DueBooking *booking)
+put_row(const Report *report, const DueRule *rule, const DueBooking *booking)
 {
 	Datum		values[7];
 	bool		nulls[7] = {false};
@@ -389,8 +500,8 @@ put_row(const Report *report, const DueBooking *booking)
 	nulls[1] = !booking->has_slot_id;
 	values[2] = UUIDPGetDatum(&booking->business_id);
 	nulls[2] = !booking->has_business;
-	values[3] = CStringGetTextDatum("older_than");
-	values[4] = TimestampTzGetDatum(due_since(&report->rule, booking));
+	values[3] = CStringGetTextDatum(due_rule_name(rule));
+	values[4] = TimestampTzGetDatum(due_since(rule, booking));
 	values[5] = CStringGetTextDatum(verdict_names[booking->verdict]);
 	nulls[6] = booking->finding == NULL;
 	values[6] = nulls[6] ? (Datum) 0 : CStringGetTextDatum(booking->finding);
@@ -399,31 +510,29 @@ put_row(const Report *report, const DueBooking *booking)
 }
 
 static bool
-report_window(Binding *binding, const Report *report, ReadingKey *key)
+report_window(Binding *binding, const Report *report, const DueRule *rule,
+			  ReadingKey *key)
 {
-	DueBookings due = due_read_next(binding, &report->rule, key,
-									  cusown_batch_size, true);
+	DueBookings due = due_read_next(binding, rule, key, cusown_batch_size,
+									true);
 
 	if (due.count == 0)
 		return false;
 	due_ask_checks(binding, &due, true);
 	for (int i = 0; i < due.count; i++)
-		put_row(report, &due.items[i]);
+		put_row(report, rule, &due.items[i]);
 	due_move_key(key, &due.items[due.count - 1]);
 	return true;
 }
 
 static void
-report_body(void *state)
+report_rule(Binding *binding, const Report *report, const DueRule *rule)
 {
-	Report	   *report = state;
-	Binding    *binding = binding_use(relations_read);
 	ReadingKey	key = due_first_key();
 	MemoryContext window_context;
 	MemoryContext caller;
 	bool		goes_on = true;
 
-	verb_check_row_security(binding, relations_read);
 	window_context = AllocSetContextCreate(CurrentMemoryContext,
 										   "cusown_ops due bookings window",
 										   ALLOCSET_DEFAULT_SIZES);
@@ -431,24 +540,39 @@ report_body(void *state)
 	{
 		CHECK_FOR_INTERRUPTS();
 		caller = MemoryContextSwitchTo(window_context);
-		goes_on = report_window(binding, report, &key);
+		goes_on = report_window(binding, report, rule, &key);
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(window_context);
 	}
+	MemoryContextDelete(window_context);
+}
+
+static void
+report_body(void *state)
+{
+	Report	   *report = state;
+	Binding    *binding = binding_use(relations_read);
+
+	verb_check_row_security(binding, relations_read);
+	due_require(binding, &report->rules);
+	for (int i = 0; i < report->rules.count; i++)
+		report_rule(binding, report, &report->rules.items[i]);
 }
 
 /*
  * cusown_due_bookings(older_than interval DEFAULT NULL,
- *		as_of timestamptz DEFAULT now(), OUT booking_id uuid,
- *		OUT slot_id uuid, OUT business_id uuid, OUT rule text,
- *		OUT due_since timestamptz, OUT verdict text, OUT finding text)
+ *		as_of timestamptz DEFAULT now(), hold_grace interval DEFAULT NULL,
+ *		OUT booking_id uuid, OUT slot_id uuid, OUT business_id uuid,
+ *		OUT rule text, OUT due_since timestamptz, OUT verdict text,
+ *		OUT finding text)
  *		RETURNS SETOF record
  *
- * Pending bookings older than older_than (NULL: booking_ttl), oldest first,
+ * Pending bookings older than older_than (NULL: booking_ttl), then those whose
+ * slot's hold ended more than hold_grace ago (NULL: none), each oldest first,
  * and what an expiry run would do with each.  Writes and locks nothing.
  *
- * Errors: UO001 nothing attached; 22023, 22004 arguments; 42501 row-level
- * security would hide rows.
+ * Errors: UO001 nothing attached, or reserved_until not bound and hold_grace
+ * given; 22023, 22004 arguments; 42501 row-level security would hide rows.
  *
  * Source: runbook "Cron Failure", symptoms.
  */
@@ -456,11 +580,9 @@ Datum
 cusown_due_bookings(PG_FUNCTION_ARGS)
 {
 	Report		report;
-	Interval	older_than = due_booking_ttl();
+	TimestampTz as_of = verb_as_of(fcinfo, 1);
 
-	if (!PG_ARGISNULL(0))
-		older_than = *PG_GETARG_INTERVAL_P(0);
-	report.rule = due_rule(&older_than, verb_as_of(fcinfo, 1));
+	report.rules = due_rules(fcinfo, 0, 2, as_of, as_of);
 	InitMaterializedSRF(fcinfo, 0);
 	report.result = (ReturnSetInfo *) fcinfo->resultinfo;
 	verb_run(report_body, &report, false);

@@ -21,6 +21,9 @@
  *	  appeared since B drops its booking.  Whoever adds a payment under a
  *	  foreign key waits for C.
  *
+ * What a trigger of the application refuses all the same is found by splitting
+ * the window (split.c), is put on the worklist, and does not stop the rest.
+ *
  * A condition on another table inside the changing UPDATE would not be
  * rechecked after a wait; that is why deciding and changing are two
  * statements.
@@ -43,17 +46,21 @@
 #include "change.h"
 #include "cusown_ops.h"
 #include "due.h"
+#include "expiry.h"
 #include "job.h"
 #include "slot.h"
+#include "split.h"
 #include "state_machine.h"
 #include "template.h"
 #include "uuid_list.h"
 #include "verb.h"
 
-/* one call of cusown_expire_bookings() */
+/* one call of cusown_expire_bookings(), or one run of the job */
 typedef struct Expiry
 {
-	DueRule		rule;
+	DueRules	rules;
+	const DueRule *rule;		/* the one that is applied */
+	Split		split;			/* of the transaction that is under way */
 	TimestampTz holds_as_of;	/* a hold is over by then; never ahead of the
 								 * clock, but in a dry run */
 	int64		max_rows;
@@ -83,6 +90,14 @@ static const AttentionKind paid_pending = {
 
 static const AttentionKind unexpirable = {
 	"unexpirable", ENTITY_BOOKING, "cron_failure"
+};
+
+static const AttentionKind expiry_failed = {
+	"expiry_failed", ENTITY_BOOKING, "cron_failure"
+};
+
+static const AttentionKind *const kinds_opened[] = {
+	&paid_pending, &unexpirable, &expiry_failed, NULL
 };
 
 static const char *const relations_changed[] = {
@@ -143,8 +158,8 @@ static const Template slots_to_free = {
 
 /*
  * D: $1 bookings, $2 and $3 the slots to free and their statuses, $4 source,
- * $5 older_than in seconds, $6 how many of the bookings stand on each slot: it
- * stays where a BEFORE trigger keeps one of them.
+ * $5 the age in seconds that the rule $7 asks for, $6 how many of the bookings
+ * stand on each slot: it stays where a BEFORE trigger keeps one of them.
  */
 static const Template expire_and_free = {
 	"WITH expired AS (UPDATE {bookings} b SET"
@@ -177,7 +192,7 @@ static const Template expire_and_free = {
 	" pg_catalog.jsonb_build_object('status', 'cancelled',"
 	" 'cancelled_by', 'system', 'cancellation_reason', 'expired'),"
 	" pg_catalog.jsonb_build_object('actor', 'system', 'source', $4,"
-	" 'rule', 'older_than', 'older_than_seconds', $5,"
+	" 'rule', $7, 'age_seconds', $5,"
 	" 'from', 'pending', 'to', 'cancelled'),"
 	" 'pending booking expired'::text FROM expired e"
 	" UNION ALL SELECT 'slot_released', 'slot', f.id,"
@@ -188,7 +203,7 @@ static const Template expire_and_free = {
 	" 'from', f.old_status, 'to', 'available'),"
 	" 'slot released by expiry' FROM freed f)"
 	AUDIT_INSERT,
-	6, {UUIDARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTOID, INT8OID, INT8ARRAYOID}
+	7, {UUIDARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTOID, INT8OID, INT8ARRAYOID, TEXTOID}
 };
 
 /* of the bookings $1 and slots $2 that are ours by now: what was changed */
@@ -220,6 +235,20 @@ still_there(Binding *binding, const AttentionKind *kind, const UuidList *ids,
 		if (pending.items[i].verdict == wanted)
 			uuid_list_append(there, &pending.items[i].id);
 	}
+}
+
+/*
+ * What a trigger refused is known only by trying again, at next_try; until then
+ * it is still there while the booking is pending.
+ */
+static void
+still_pending(Binding *binding, const AttentionKind *kind, const UuidList *ids,
+			  UuidList *there)
+{
+	DueBookings pending = due_read_any_age(binding, ids);
+
+	for (int i = 0; i < pending.count; i++)
+		uuid_list_append(there, &pending.items[i].id);
 }
 
 static void
@@ -262,8 +291,8 @@ choose(Expiry *expiry, const DueBookings *window)
 
 	for (int i = 0; i < window->count; i++)
 		uuid_list_append(&all, &window->items[i].id);
-	attention_backed_off(expiry->binding, ENTITY_BOOKING, &all,
-						 expiry->rule.as_of, &backed_off, &closed);
+	attention_backed_off(expiry->binding, kinds_opened, &all, expiry->rule->as_of,
+						 &backed_off, &closed);
 
 	chosen.items = palloc(Max(window->count, 1) * sizeof(DueBooking));
 	for (int i = 0; i < window->count && room > 0; i++)
@@ -371,7 +400,7 @@ decide(Expiry *expiry, Locked *locked)
 	DueBookings due;
 	int			kept = 0;
 
-	due = due_read_again(expiry->binding, &expiry->rule, &locked->bookings,
+	due = due_read_again(expiry->binding, expiry->rule, &locked->bookings,
 						&locked->payments);
 	for (int i = 0; i < due.count; i++)
 	{
@@ -390,15 +419,12 @@ decide(Expiry *expiry, Locked *locked)
 }
 
 static UuidList
-slots_of(const DueBookings *due, Verdict verdict)
+slots_of(const DueBookings *due)
 {
 	UuidList	ids = {0};
 
 	for (int i = 0; i < due->count; i++)
-	{
-		if (due->items[i].verdict == verdict)
-			uuid_list_append(&ids, &due->items[i].slot_id);
-	}
+		uuid_list_append(&ids, &due->items[i].slot_id);
 	return ids;
 }
 
@@ -421,7 +447,7 @@ static SlotsToFree
 find_slots_to_free(Expiry *expiry, const DueBookings *due,
 				   const UuidList *bookings)
 {
-	UuidList	occupied = slots_of(due, VERDICT_EXPIRE);
+	UuidList	occupied = slots_of(due);
 	SlotsToFree slots;
 	Datum		values[3];
 	uint64		rows;
@@ -470,13 +496,8 @@ slot_arrays(const SlotsToFree *slots, Datum *ids, Datum *statuses,
 												TYPALIGN_DOUBLE));
 }
 
-/*
- * A trigger of the application that keeps audit rows from being written would
- * leave changes without one, and us without a count.  Fewer rows may be as we
- * left them: a trigger can give a freed slot to the next in line at once.
- */
-static void
-check_audited(Expiry *expiry, const Datum *ids, uint64 audited)
+static int64
+read_changed(Expiry *expiry, const Datum *ids)
 {
 	bool		isnull;
 	int64		changed;
@@ -484,12 +505,7 @@ check_audited(Expiry *expiry, const Datum *ids, uint64 audited)
 	template_execute(expiry->binding, &count_changed, ids, NULL, false);
 	changed = DatumGetInt64(template_column(0, "changed", &isnull));
 	SPI_freetuptable(SPI_tuptable);
-	if (changed > (int64) audited)
-		ereport(ERROR,
-				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-				 errmsg(INT64_FORMAT " rows were changed, but " UINT64_FORMAT " audit rows written",
-						changed, audited),
-				 errhint("Look for a trigger on the audit table that redirects or drops rows.")));
+	return changed;
 }
 
 /*
@@ -508,8 +524,7 @@ changes_made(uint64 rows, const DueBookings *due, const SlotsToFree *slots,
 	{
 		const DueBooking *booking = &due->items[i];
 
-		if (booking->verdict == VERDICT_EXPIRE &&
-			uuid_list_contains(&changed, &booking->id))
+		if (uuid_list_contains(&changed, &booking->id))
 			changes[count++] = (Change) {"booking", booking->id,
 			booking->slot_id, "pending", "cancelled"};
 	}
@@ -536,46 +551,132 @@ count_changes(Expiry *expiry, const Change *changes, int count)
 	}
 }
 
-/* D: the change and its audit rows, one statement; then the change feed */
-static void
-expire(Expiry *expiry, const DueBookings *due)
+/* the bookings of a window that expire, in the order of the key */
+typedef struct Expiring
 {
-	UuidList	bookings = due_ids_with_verdict(due, VERDICT_EXPIRE);
-	int64		age = expiry->rule.as_of - expiry->rule.created_before;
-	SlotsToFree slots;
-	Change	   *changes;
-	uint64		rows;
-	int			count;
-	Datum		values[6];
+	Expiry	   *expiry;
+	DueBookings due;
+	AttentionItem *refused;
+	int			refused_count;
+	int64		changed;		/* rows of bookings and slots */
+	int64		audited;		/* their audit rows */
+} Expiring;
 
-	if (bookings.count == 0)
-		return;
-	slots = find_slots_to_free(expiry, due, &bookings);
+/* SplitChange: the change and its audit rows, one statement; the change feed */
+static void
+expire_some(void *state, int first, int count)
+{
+	Expiring   *expiring = state;
+	Expiry	   *expiry = expiring->expiry;
+	DueBookings due = {expiring->due.items + first, count};
+	UuidList	bookings = due_ids_with_verdict(&due, VERDICT_EXPIRE);
+	int64		age = expiry->rule->as_of - expiry->rule->before;
+	SlotsToFree slots = find_slots_to_free(expiry, &due, &bookings);
+	Change	   *changes = palloc((count + slots.count) * sizeof(Change));
+	int64		changed;
+	uint64		audited;
+	Datum		values[7];
+
 	values[0] = uuid_list_datum(&bookings);
 	slot_arrays(&slots, &values[1], &values[2], &values[5]);
 	values[3] = CStringGetTextDatum(expiry->source);
 	values[4] = Int64GetDatum(age / USECS_PER_SEC);
-	rows = template_execute(expiry->binding, &expire_and_free, values, NULL,
-							false);
-
-	changes = palloc((bookings.count + slots.count) * sizeof(Change));
-	count = changes_made(rows, due, &slots, changes);
+	values[6] = CStringGetTextDatum(due_rule_name(expiry->rule));
+	audited = template_execute(expiry->binding, &expire_and_free, values, NULL,
+							   false);
+	count = changes_made(audited, &due, &slots, changes);
 	SPI_freetuptable(SPI_tuptable);
-	check_audited(expiry, values, rows);
-	count_changes(expiry, changes, count);
+	split_fire_deferred(&expiry->split);
+	changed = read_changed(expiry, values);
 	change_record(expiry->binding, "expire_bookings", expiry->source, changes,
 				  count);
+
+	expiring->changed += changed;
+	expiring->audited += audited;
+	count_changes(expiry, changes, count);
+}
+
+/* SplitRefused */
+static void
+note_refused(void *state, int row, const ErrorData *error)
+{
+	Expiring   *expiring = state;
+	AttentionItem *item = &expiring->refused[expiring->refused_count++];
+
+	item->entity_id = expiring->due.items[row].id;
+	item->sqlstate = pstrdup(unpack_sql_state(error->sqlerrcode));
+	item->finding = split_finding(error, "cancel it");
+}
+
+/*
+ * D.  Returns how many of due, in the order of the key, are done; not all when
+ * the tries did not suffice.
+ */
+static int
+expire(Expiry *expiry, const DueBookings *due)
+{
+	Expiring	expiring = {expiry, *due};
+	int			done;
+
+	expiring.refused = palloc0(SPLIT_MAX_TRIES * sizeof(AttentionItem));
+	done = split_rows(&expiry->split, due->count, expire_some, note_refused,
+					  &expiring);
+	audit_check(expiring.changed, expiring.audited);
+	expiry->attention += attention_open(expiry->binding, &expiry_failed,
+										expiring.refused,
+										expiring.refused_count);
+	return done;
+}
+
+/* how far reading has come, in key and count */
+typedef struct Position
+{
+	ReadingKey	key;
+	int64		looked_at;
+} Position;
+
+/* the next window begins behind the last booking that is done, if any */
+static void
+return_to(Expiry *expiry, const Position *start, const DueBookings *window,
+		  const DueBooking *last)
+{
+	expiry->key = start->key;
+	expiry->looked_at = start->looked_at;
+	for (int i = 0; last != NULL && i < window->count; i++)
+	{
+		due_move_key(&expiry->key, &window->items[i]);
+		expiry->looked_at++;
+		if (memcmp(&window->items[i].id, &last->id, sizeof(pg_uuid_t)) == 0)
+			break;
+	}
+}
+
+/* what is locked; moves the key back where not all could be tried */
+static void
+decide_and_change(Expiry *expiry, Locked *locked, const Position *start,
+				  const DueBookings *window)
+{
+	DueBookings due = decide(expiry, locked);
+	DueBookings expiring = due_with_verdict(&due, VERDICT_EXPIRE);
+	int			done = expire(expiry, &expiring);
+
+	put_on_worklist(expiry, &paid_pending, &due, VERDICT_PAID);
+	put_on_worklist(expiry, &unexpirable, &due, VERDICT_REFUSED);
+	if (done < expiring.count)
+		return_to(expiry, start, window,
+				  done == 0 ? NULL : &expiring.items[done - 1]);
 }
 
 /* one window; false when nothing is left to look at */
 static bool
 expire_window(Expiry *expiry)
 {
+	Position	start = {expiry->key, expiry->looked_at};
 	DueBookings window;
 	DueBookings due;
 	Locked		locked = {0};
 
-	window = due_read_next(expiry->binding, &expiry->rule, &expiry->key,
+	window = due_read_next(expiry->binding, expiry->rule, &expiry->key,
 						   expiry->batch_size, false);
 	if (window.count == 0)
 		return false;
@@ -583,12 +684,7 @@ expire_window(Expiry *expiry)
 	share_lock_payments(expiry->binding, &due, &locked);
 	lock_chosen(expiry->binding, &due, &locked);
 	if (locked.bookings.count > 0)
-	{
-		due = decide(expiry, &locked);
-		expire(expiry, &due);
-		put_on_worklist(expiry, &paid_pending, &due, VERDICT_PAID);
-		put_on_worklist(expiry, &unexpirable, &due, VERDICT_REFUSED);
-	}
+		decide_and_change(expiry, &locked, &start, &window);
 	return true;
 }
 
@@ -615,22 +711,24 @@ begin(Expiry *expiry, Binding *binding)
 	ask_state_machine(binding);
 	attention_recheck(binding, &paid_pending, still_there);
 	attention_recheck(binding, &unexpirable, still_there);
+	attention_recheck(binding, &expiry_failed, still_pending);
 }
 
+/* as far as max_rows and the tries allow */
 static void
-expire_body(void *state)
+apply_rule(Expiry *expiry, const DueRule *rule)
 {
-	Expiry	   *expiry = state;
 	MemoryContext window_context;
 	MemoryContext caller;
 	bool		goes_on = true;
 
-	begin(expiry, binding_use(relations_changed));
-
+	expiry->rule = rule;
+	expiry->key = due_first_key();
 	window_context = AllocSetContextCreate(CurrentMemoryContext,
 										   "cusown_ops expiry window",
 										   ALLOCSET_DEFAULT_SIZES);
-	while (goes_on && expiry->expired < expiry->max_rows)
+	while (goes_on && expiry->expired < expiry->max_rows &&
+		   split_has_tries(&expiry->split))
 	{
 		CHECK_FOR_INTERRUPTS();
 		caller = MemoryContextSwitchTo(window_context);
@@ -638,21 +736,35 @@ expire_body(void *state)
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(window_context);
 	}
-	expiry->more = goes_on && due_is_any_behind(expiry->binding, &expiry->rule,
-												  &expiry->key);
+	if (goes_on && due_is_any_behind(expiry->binding, rule, &expiry->key))
+		expiry->more = true;
+}
+
+static void
+expire_body(void *state)
+{
+	Expiry	   *expiry = state;
+
+	begin(expiry, binding_use(relations_changed));
+	due_require(expiry->binding, &expiry->rules);
+	for (int i = 0; i < expiry->rules.count; i++)
+		apply_rule(expiry, &expiry->rules.items[i]);
 }
 
 /*
  * cusown_expire_bookings(older_than interval DEFAULT NULL,
  *		max_rows integer DEFAULT 500, as_of timestamptz DEFAULT now(),
- *		source text DEFAULT 'manual', dry_run boolean DEFAULT false,
- *		OUT expired bigint, OUT released bigint, OUT attention bigint,
- *		OUT more boolean)
+ *		source text DEFAULT 'manual', hold_grace interval DEFAULT NULL,
+ *		dry_run boolean DEFAULT false, OUT expired bigint,
+ *		OUT released bigint, OUT attention bigint, OUT more boolean)
  *
- * Cancels pending bookings older than older_than (NULL: booking_ttl) and
- * frees their slots, at most max_rows bookings, in the caller's transaction.
+ * Cancels pending bookings older than older_than (NULL: booking_ttl), then
+ * those whose slot's hold ended more than hold_grace ago (NULL: none), and
+ * frees their slots; at most max_rows bookings, in the caller's transaction.
+ * Where triggers refuse many of them it ends after 50 tries, with more = true.
  *
- * Errors: UO001 nothing attached; 22023, 22004 arguments; 25006 standby or
+ * Errors: UO001 nothing attached, or reserved_until not bound and hold_grace
+ * given; 22023, 22004 arguments; 25006 standby or
  * read-only transaction; 0A000 REPEATABLE READ or SERIALIZABLE; 42501
  * row-level security would hide rows, or source cron or worker as a superuser
  * over tables of others.
@@ -665,7 +777,7 @@ Datum
 cusown_expire_bookings(PG_FUNCTION_ARGS)
 {
 	Expiry		expiry = {0};
-	Interval	older_than = due_booking_ttl();
+	TimestampTz as_of;
 	TupleDesc	desc;
 	Datum		values[4];
 	bool		nulls[4] = {false};
@@ -674,15 +786,12 @@ cusown_expire_bookings(PG_FUNCTION_ARGS)
 	verb_check_transaction("cusown_expire_bookings");
 	expiry.max_rows = verb_max_rows(fcinfo, 1);
 	expiry.source = verb_source(fcinfo, 3);
-	dry_run = verb_dry_run(fcinfo, 4);
-	if (!PG_ARGISNULL(0))
-		older_than = *PG_GETARG_INTERVAL_P(0);
-	expiry.rule = due_rule(&older_than, verb_as_of(fcinfo, 2));
-	verb_check_as_of(expiry.rule.as_of, dry_run);
-	expiry.batch_size = cusown_batch_size;
-	expiry.holds_as_of = dry_run ? expiry.rule.as_of :
-		Min(expiry.rule.as_of, GetCurrentTimestamp());
-	expiry.key = due_first_key();
+	dry_run = verb_dry_run(fcinfo, 5);
+	as_of = verb_as_of(fcinfo, 2);
+	verb_check_as_of(as_of, dry_run);
+	expiry.holds_as_of = dry_run ? as_of : Min(as_of, GetCurrentTimestamp());
+	expiry.rules = due_rules(fcinfo, 0, 4, as_of, expiry.holds_as_of);
+	expiry.batch_size = split_window_size(expiry.max_rows);
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -696,6 +805,46 @@ cusown_expire_bookings(PG_FUNCTION_ARGS)
 											 nulls));
 }
 
+static void
+begin_run(Expiry *expiry, const JobRun *run)
+{
+	Interval	ttl = due_booking_ttl();
+
+	expiry->rules.count = 1;
+	expiry->rules.items[0] = due_rule(DUE_OLDER_THAN, &ttl, "booking_ttl",
+									  run->as_of);
+	expiry->rule = &expiry->rules.items[0];
+	expiry->holds_as_of = run->as_of;
+	expiry->source = run->source;
+	expiry->batch_size = run->batch_size;
+	expiry->max_rows = PG_INT64_MAX;
+	expiry->key = due_first_key();
+	begin(expiry, run->binding);
+}
+
+/*
+ * For who runs it in a frame of its own: expires what is due now, at most
+ * max_rows bookings.  binding was taken with the relations of
+ * expire_bookings_job.
+ */
+void
+expiry_run(Binding *binding, const char *source, int64 max_rows,
+		   JobCounts *counts)
+{
+	Expiry		expiry = {0};
+	JobRun		run = {.binding = binding, .source = source};
+
+	run.as_of = GetCurrentTimestamp();
+	run.batch_size = cusown_batch_size;
+	begin_run(&expiry, &run);
+	expiry.max_rows = max_rows;
+	apply_rule(&expiry, &expiry.rules.items[0]);
+	counts->changed = expiry.expired;
+	counts->released = expiry.released;
+	counts->attention = expiry.attention;
+	counts->looked_at = expiry.looked_at;
+}
+
 /* a batch of the job: one window, the key carried from batch to batch */
 static bool
 expire_step(JobRun *run)
@@ -704,19 +853,12 @@ expire_step(JobRun *run)
 	bool		goes_on;
 
 	if (expiry->source == NULL)
-	{
-		Interval	ttl = due_booking_ttl();
-
-		expiry->rule = due_rule(&ttl, run->as_of);
-		expiry->holds_as_of = run->as_of;
-		expiry->source = run->source;
-		expiry->batch_size = run->batch_size;
-		expiry->max_rows = PG_INT64_MAX;
-		expiry->key = due_first_key();
-		begin(expiry, run->binding);
-	}
+		begin_run(expiry, run);
 	expiry->binding = run->binding;
+	expiry->split = (Split) {.own_transaction = true};
 	goes_on = expire_window(expiry);
+	if (split_is_fruitless(&expiry->split))
+		job_give_up(run, &expiry->split, "cancel it");
 	run->counts.changed = expiry->expired;
 	run->counts.released = expiry->released;
 	run->counts.attention = expiry->attention;

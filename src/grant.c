@@ -27,6 +27,7 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
@@ -71,11 +72,16 @@ static const FunctionRight function_rights[] = {
 	{"cusown_changes_since", MONITOR | APPLICATION | OPERATOR},
 	{"cusown_jobs", MONITOR | APPLICATION | OPERATOR},
 	{"shipped_jobs", MONITOR | APPLICATION | OPERATOR},
+	/* the constraint of the table job asks for it */
+	{"is_shipped_job", OPERATOR},
 	{"job_is_alive", MONITOR | APPLICATION | OPERATOR},
 	{"cusown_expire_bookings", APPLICATION | OPERATOR},
+	{"cusown_mark_no_show", APPLICATION | OPERATOR},
+	{"cusown_expire_if_due", APPLICATION | OPERATOR},
 	{"cusown_release_expired_holds", APPLICATION | OPERATOR},
 	{"cusown_run_job", OPERATOR},
 	{"cusown_cron_health", MONITOR | APPLICATION | OPERATOR},
+	{"cusown_worker_status", MONITOR | APPLICATION | OPERATOR},
 	{"cusown_schedule", OPERATOR},
 	{"cusown_unschedule", OPERATOR},
 	{"cusown_attention_resolve", OPERATOR},
@@ -111,9 +117,12 @@ static const TableRight table_rights[] = {
 	{"job", "update", OPERATOR},
 	{"job", "delete", OPERATOR},
 	{"job_run", "select", MONITOR | APPLICATION | OPERATOR},
-	{"job_run", "insert", OPERATOR},
+	{"job_run", "insert", APPLICATION | OPERATOR},
 	{"job_run", "update", OPERATOR},
 	{"job_run", "delete", OPERATOR},
+	{"takeover", "select", MONITOR | APPLICATION | OPERATOR},
+	{"takeover", "insert", OPERATOR},
+	{"takeover", "delete", OPERATOR},
 	{"job_progress", "select", MONITOR | APPLICATION | OPERATOR},
 	{"state_transition", "select", MONITOR | APPLICATION | OPERATOR},
 	{"state_transition", "insert", OPERATOR},
@@ -129,6 +138,8 @@ typedef struct ApplicationRight
 	AclMode		mode;
 	const char *privilege;
 	int			profiles;
+	bool		bound_columns;	/* on those only, as others hold what is none
+								 * of our business */
 } ApplicationRight;
 
 static const ApplicationRight application_rights[] = {
@@ -136,6 +147,7 @@ static const ApplicationRight application_rights[] = {
 	{"bookings", ACL_UPDATE, "UPDATE", APPLICATION | OPERATOR},
 	{"slots", ACL_SELECT, "SELECT", MONITOR | APPLICATION | OPERATOR},
 	{"slots", ACL_UPDATE, "UPDATE", APPLICATION | OPERATOR},
+	{"businesses", ACL_SELECT, "SELECT", APPLICATION | OPERATOR, true},
 	{"payments", ACL_SELECT, "SELECT", MONITOR | APPLICATION | OPERATOR},
 	/* FOR SHARE asks for it */
 	{"payments", ACL_UPDATE, "UPDATE", APPLICATION | OPERATOR},
@@ -144,9 +156,9 @@ static const ApplicationRight application_rights[] = {
 	{"audit_logs", ACL_INSERT, "INSERT", APPLICATION | OPERATOR},
 	{"booking_lifecycle_audit", ACL_INSERT, "INSERT", APPLICATION | OPERATOR},
 	{"cron_run_logs", ACL_INSERT, "INSERT", OPERATOR},
-	{"metrics", ACL_SELECT, "SELECT", OPERATOR},
-	{"metrics", ACL_INSERT, "INSERT", OPERATOR},
-	{"metrics", ACL_UPDATE, "UPDATE", OPERATOR},
+	{"metrics", ACL_SELECT, "SELECT", APPLICATION | OPERATOR},
+	{"metrics", ACL_INSERT, "INSERT", APPLICATION | OPERATOR},
+	{"metrics", ACL_UPDATE, "UPDATE", APPLICATION | OPERATOR},
 };
 
 /* one call of cusown_grant() */
@@ -403,6 +415,49 @@ is_wanted(const Grant *grant, const ApplicationRight *right,
 	return (right->profiles & grant->profile) != 0 && table != NULL;
 }
 
+static bool
+has_right(const Grant *grant, const ApplicationRight *right,
+		  const BoundRelation *table)
+{
+	ListCell   *lc;
+
+	if (pg_class_aclcheck(table->relid, grant->role, right->mode) == ACLCHECK_OK)
+		return true;
+	if (!right->bound_columns)
+		return false;
+	foreach(lc, table->columns)
+	{
+		const BoundColumn *column = lfirst(lc);
+
+		if (pg_attribute_aclcheck(table->relid, column->attnum, grant->role,
+								  right->mode) != ACLCHECK_OK)
+			return false;
+	}
+	return true;
+}
+
+/* "SELECT", or "SELECT (id, timezone)" */
+static char *
+privilege_on(const ApplicationRight *right, const BoundRelation *table)
+{
+	StringInfoData privilege;
+	ListCell   *lc;
+
+	initStringInfo(&privilege);
+	appendStringInfoString(&privilege, right->privilege);
+	foreach(lc, right->bound_columns ? table->columns : NIL)
+	{
+		const BoundColumn *column = lfirst(lc);
+
+		appendStringInfoString(&privilege,
+							   lc == list_head(table->columns) ? " (" : ", ");
+		appendStringInfoString(&privilege, quote_identifier(column->column));
+	}
+	if (right->bound_columns)
+		appendStringInfoChar(&privilege, ')');
+	return privilege.data;
+}
+
 static void
 ask_for_tables(const Grant *grant, const Binding *binding)
 {
@@ -411,10 +466,10 @@ ask_for_tables(const Grant *grant, const Binding *binding)
 		const ApplicationRight *right = &application_rights[i];
 		const BoundRelation *table = binding_relation(binding, right->relation);
 
-		if (!is_wanted(grant, right, table) ||
-			pg_class_aclcheck(table->relid, grant->role, right->mode) == ACLCHECK_OK)
+		if (!is_wanted(grant, right, table) || has_right(grant, right, table))
 			continue;
-		put_ddl(grant, template_ddl("GRANT %s ON %s TO %I;", right->privilege,
+		put_ddl(grant, template_ddl("GRANT %s ON %s TO %I;",
+									privilege_on(right, table),
 									quote_qualified_identifier(table->schema,
 															   table->name),
 									grant->role_name));

@@ -11,7 +11,8 @@
  * Slots are read in the order of (reserved_until, id), in windows.  Candidates
  * are read without locks and locked FOR UPDATE SKIP LOCKED, with the pending
  * bookings on them (slot.c); new statements decide again and change exactly
- * those ids.  No row is ever waited for.
+ * those ids.  What a trigger of the application refuses is found by splitting
+ * (split.c) and put on the worklist.  No row is ever waited for.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,10 +33,31 @@
 #include "cusown_ops.h"
 #include "job.h"
 #include "slot.h"
+#include "split.h"
 #include "state_machine.h"
 #include "template.h"
 #include "uuid_list.h"
 #include "verb.h"
+
+/* how far reading has come */
+typedef struct HoldKey
+{
+	TimestampTz reserved_until;
+	pg_uuid_t	id;
+} HoldKey;
+
+/* a candidate, then one that was decided upon */
+typedef struct EndedHold
+{
+	HoldKey		key;
+	bool		is_taken;		/* a confirmed booking stands on its slot */
+} EndedHold;
+
+typedef struct EndedHolds
+{
+	EndedHold  *items;
+	int			count;
+} EndedHolds;
 
 /* one call of cusown_release_expired_holds(), or one run of the job */
 typedef struct Release
@@ -45,9 +67,8 @@ typedef struct Release
 	TimestampTz as_of;
 	int64		max_rows;
 	int			batch_size;		/* candidates of a window */
-	/* how far reading has come */
-	TimestampTz key_reserved_until;
-	pg_uuid_t	key_id;
+	HoldKey		key;
+	Split		split;			/* of the transaction that is under way */
 	/* results */
 	int64		released;
 	int64		booked;
@@ -58,6 +79,18 @@ typedef struct Release
 
 static const AttentionKind hold_without_end = {
 	"hold_without_end", ENTITY_SLOT, "cron_failure"
+};
+
+static const AttentionKind release_failed = {
+	"release_failed", ENTITY_SLOT, "cron_failure"
+};
+
+static const AttentionKind *const kinds_without_end[] = {
+	&hold_without_end, NULL
+};
+
+static const AttentionKind *const kinds_of_release[] = {
+	&release_failed, NULL
 };
 
 static const char *const relations_changed[] = {
@@ -78,12 +111,13 @@ static const Template next_ended = {
 
 /* whether each of the locked slots $1 that still has ended, by $2, is taken */
 static const Template decide_again = {
-	"SELECT s.{slots.id} AS id, EXISTS (SELECT FROM {bookings} o"
-	" WHERE o.{bookings.slot_id} = s.{slots.id}"
+	"SELECT s.{slots.id} AS id, s.{slots.reserved_until} AS reserved_until,"
+	" EXISTS (SELECT FROM {bookings} o WHERE o.{bookings.slot_id} = s.{slots.id}"
 	" AND o.{bookings.status} = 'confirmed') AS is_confirmed"
 	" FROM {slots} s WHERE s.{slots.id} = ANY ($1)"
 	" AND (s.{slots.status} = 'reserved') IS TRUE"
-	" AND s.{slots.reserved_until} <= $2",
+	" AND s.{slots.reserved_until} <= $2"
+	" ORDER BY s.{slots.reserved_until}, s.{slots.id}",
 	2, {UUIDARRAYOID, TIMESTAMPTZOID}
 };
 
@@ -110,6 +144,14 @@ static const Template end_holds = {
 	3, {UUIDARRAYOID, UUIDARRAYOID, TEXTOID}
 };
 
+/* of the slots $1 and $2 that are ours by now: what was changed */
+static const Template count_changed = {
+	"SELECT pg_catalog.count(*) AS changed FROM {slots} s"
+	" WHERE s.{slots.id} = ANY ($1) AND (s.{slots.status} = 'available') IS TRUE"
+	" OR s.{slots.id} = ANY ($2) AND (s.{slots.status} = 'booked') IS TRUE",
+	2, {UUIDARRAYOID, UUIDARRAYOID}
+};
+
 static const Template ended_behind = {
 	"SELECT EXISTS (SELECT FROM {slots} s"
 	" WHERE s.{slots.status} = 'reserved' AND s.{slots.reserved_until} <= $1"
@@ -125,6 +167,12 @@ static const Template without_end = {
 	1, {INT8OID}
 };
 
+static const Template still_reserved = {
+	"SELECT s.{slots.id} AS id FROM {slots} s WHERE s.{slots.id} = ANY ($1)"
+	" AND (s.{slots.status} = 'reserved') IS TRUE",
+	1, {UUIDARRAYOID}
+};
+
 static const Template still_without_end = {
 	"SELECT s.{slots.id} AS id FROM {slots} s WHERE s.{slots.id} = ANY ($1)"
 	" AND (s.{slots.status} = 'reserved') IS TRUE"
@@ -138,7 +186,8 @@ static void
 still_there(Binding *binding, const AttentionKind *kind, const UuidList *ids,
 			UuidList *there)
 {
-	template_ids(binding, &still_without_end, ids, there);
+	template_ids(binding, kind == &release_failed ? &still_reserved :
+				 &still_without_end, ids, there);
 }
 
 /* slots that are reserved for ever, until a human has looked at them */
@@ -146,8 +195,7 @@ static int64
 find_without_end(Binding *binding, TimestampTz as_of)
 {
 	UuidList	ids = {0};
-	UuidList	backed_off = {0};
-	UuidList	fresh = {0};
+	UuidList	fresh;
 	UuidList	locked = {0};
 	UuidList	there = {0};
 	AttentionItem *items;
@@ -158,13 +206,7 @@ find_without_end(Binding *binding, TimestampTz as_of)
 	uuid_list_append_column(&ids, template_execute(binding, &without_end,
 												   values, NULL, false), "id");
 	SPI_freetuptable(SPI_tuptable);
-	attention_backed_off(binding, ENTITY_SLOT, &ids, as_of, &backed_off,
-						 &backed_off);
-	for (int i = 0; i < ids.count; i++)
-	{
-		if (!uuid_list_contains(&backed_off, &ids.items[i]))
-			uuid_list_append(&fresh, &ids.items[i]);
-	}
+	fresh = attention_fresh(binding, kinds_without_end, &ids, as_of, true);
 	attention_lock(binding, ENTITY_SLOT, &fresh, &locked);
 	still_there(binding, &hold_without_end, &locked, &there);
 
@@ -179,115 +221,232 @@ find_without_end(Binding *binding, TimestampTz as_of)
 
 /* ---------- a window ---------- */
 
-static void
-read_candidates(Release *release, UuidList *ids)
+static EndedHolds
+read_holds(uint64 rows)
+{
+	EndedHolds	holds = {palloc0(Max(rows, 1) * sizeof(EndedHold)), rows};
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		EndedHold  *hold = &holds.items[row];
+		bool		isnull;
+
+		template_uuid(row, "id", &hold->key.id);
+		hold->key.reserved_until =
+			DatumGetTimestampTz(template_column(row, "reserved_until", &isnull));
+		hold->is_taken = template_bool(row, "is_confirmed");
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return holds;
+}
+
+static EndedHolds
+read_candidates(Release *release)
 {
 	int64		room = release->max_rows - release->released - release->booked;
 	Datum		values[4];
-	uint64		rows;
 
 	values[0] = TimestampTzGetDatum(release->as_of);
-	values[1] = TimestampTzGetDatum(release->key_reserved_until);
-	values[2] = UUIDPGetDatum(&release->key_id);
+	values[1] = TimestampTzGetDatum(release->key.reserved_until);
+	values[2] = UUIDPGetDatum(&release->key.id);
 	values[3] = Int64GetDatum(Min(room, release->batch_size));
-	rows = template_execute(release->binding, &next_ended, values, NULL, false);
-	uuid_list_append_column(ids, rows, "id");
-	if (rows > 0)
-	{
-		bool		isnull;
-
-		template_uuid(rows - 1, "id", &release->key_id);
-		release->key_reserved_until =
-			DatumGetTimestampTz(template_column(rows - 1, "reserved_until",
-												&isnull));
-	}
-	release->looked_at += rows;
-	SPI_freetuptable(SPI_tuptable);
+	return read_holds(template_execute(release->binding, &next_ended, values,
+									   NULL, false));
 }
 
+static UuidList
+ids_of(const EndedHolds *holds)
+{
+	UuidList	ids = {0};
+
+	for (int i = 0; i < holds->count; i++)
+		uuid_list_append(&ids, &holds->items[i].key.id);
+	return ids;
+}
+
+/* appends to quiet the slots that we have locked, all on them included */
 static void
-decide(Release *release, const UuidList *locked, UuidList *free,
-	   UuidList *taken)
+lock_quiet(Release *release, const UuidList *ids, UuidList *quiet)
+{
+	UuidList	locked = {0};
+	UuidList	in_change = {0};
+
+	attention_lock(release->binding, ENTITY_SLOT, ids, &locked);
+	slot_in_change(release->binding, &locked, &in_change);
+	for (int i = 0; i < locked.count; i++)
+	{
+		if (!uuid_list_contains(&in_change, &locked.items[i]))
+			uuid_list_append(quiet, &locked.items[i]);
+	}
+}
+
+static EndedHolds
+decide(Release *release, const UuidList *locked)
 {
 	Datum		values[2];
-	uint64		rows;
 
 	values[0] = uuid_list_datum(locked);
 	values[1] = TimestampTzGetDatum(release->as_of);
-	rows = template_execute(release->binding, &decide_again, values, NULL,
-							false);
-	for (uint64 row = 0; row < rows; row++)
-	{
-		pg_uuid_t	id;
+	return read_holds(template_execute(release->binding, &decide_again, values,
+									   NULL, false));
+}
 
-		template_uuid(row, "id", &id);
-		uuid_list_append(template_bool(row, "is_confirmed") ? taken : free, &id);
+/* the slots of a window whose holds end, in the order of the key */
+typedef struct Ending
+{
+	Release    *release;
+	EndedHolds	holds;
+	AttentionItem *refused;
+	int			refused_count;
+	int64		changed;		/* slots */
+	int64		audited;		/* their audit rows */
+} Ending;
+
+/* what the audit rows say was changed, in the words of the change feed */
+static int
+changes_made(uint64 rows, const EndedHolds *holds, Change *changes)
+{
+	UuidList	changed = {0};
+	int			count = 0;
+
+	uuid_list_append_column(&changed, rows, "entity_id");
+	for (int i = 0; i < holds->count; i++)
+	{
+		const EndedHold *hold = &holds->items[i];
+
+		if (uuid_list_contains(&changed, &hold->key.id))
+			changes[count++] = (Change) {"slot", hold->key.id, hold->key.id,
+			"reserved", hold->is_taken ? "booked" : "available"};
 	}
-	SPI_freetuptable(SPI_tuptable);
+	return count;
 }
 
 static void
-record_changes(Release *release, const UuidList *changed, UuidList *taken)
+count_changes(Release *release, const Change *changes, int count)
 {
-	Change	   *changes = palloc(Max(changed->count, 1) * sizeof(Change));
-
-	for (int i = 0; i < changed->count; i++)
+	for (int i = 0; i < count; i++)
 	{
-		const pg_uuid_t *id = &changed->items[i];
-		bool		is_taken = uuid_list_contains(taken, id);
-
-		changes[i] = (Change) {"slot", *id, *id, "reserved",
-		is_taken ? "booked" : "available"};
-		if (is_taken)
+		if (strcmp(changes[i].to_status, "booked") == 0)
 			release->booked++;
 		else
 			release->released++;
 	}
-	change_record(release->binding, "release_expired_holds", release->source,
-				  changes, changed->count);
 }
 
-static void
-end_ended(Release *release, const UuidList *locked)
+static int64
+read_changed(Release *release, const Datum *ids)
 {
+	bool		isnull;
+	int64		changed;
+
+	template_execute(release->binding, &count_changed, ids, NULL, false);
+	changed = DatumGetInt64(template_column(0, "changed", &isnull));
+	SPI_freetuptable(SPI_tuptable);
+	return changed;
+}
+
+/* SplitChange: the change and its audit rows, one statement; the change feed */
+static void
+end_some(void *state, int first, int count)
+{
+	Ending	   *ending = state;
+	Release    *release = ending->release;
+	EndedHolds	holds = {ending->holds.items + first, count};
 	UuidList	free = {0};
 	UuidList	taken = {0};
-	UuidList	changed = {0};
+	Change	   *changes = palloc(count * sizeof(Change));
 	Datum		values[3];
+	uint64		rows;
+	int64		changed;
 
-	decide(release, locked, &free, &taken);
+	for (int i = 0; i < count; i++)
+		uuid_list_append(holds.items[i].is_taken ? &taken : &free,
+						 &holds.items[i].key.id);
 	values[0] = uuid_list_datum(&free);
 	values[1] = uuid_list_datum(&taken);
 	values[2] = CStringGetTextDatum(release->source);
-	uuid_list_append_column(&changed,
-							template_execute(release->binding, &end_holds,
-											 values, NULL, false),
-							"entity_id");
+	rows = template_execute(release->binding, &end_holds, values, NULL, false);
+	count = changes_made(rows, &holds, changes);
 	SPI_freetuptable(SPI_tuptable);
-	record_changes(release, &changed, &taken);
+	split_fire_deferred(&release->split);
+	changed = read_changed(release, values);
+	change_record(release->binding, "release_expired_holds", release->source,
+				  changes, count);
+
+	ending->changed += changed;
+	ending->audited += rows;
+	count_changes(release, changes, count);
+}
+
+/* SplitRefused */
+static void
+note_refused(void *state, int row, const ErrorData *error)
+{
+	Ending	   *ending = state;
+	AttentionItem *item = &ending->refused[ending->refused_count++];
+
+	item->entity_id = ending->holds.items[row].key.id;
+	item->sqlstate = pstrdup(unpack_sql_state(error->sqlerrcode));
+	item->finding = split_finding(error, "let it go");
+}
+
+/* how many of holds, in the order of the key, are done */
+static int
+end_all(Release *release, const EndedHolds *holds)
+{
+	Ending		ending = {release, *holds};
+	int			done;
+
+	ending.refused = palloc0(SPLIT_MAX_TRIES * sizeof(AttentionItem));
+	done = split_rows(&release->split, holds->count, end_some, note_refused,
+					  &ending);
+	audit_check(ending.changed, ending.audited);
+	release->attention += attention_open(release->binding, &release_failed,
+										 ending.refused, ending.refused_count);
+	return done;
+}
+
+/* the next window begins behind the last slot that is done, if any */
+static void
+return_to(Release *release, const Release *start, const EndedHolds *window,
+		  const EndedHold *last)
+{
+	release->key = start->key;
+	release->looked_at = start->looked_at;
+	for (int i = 0; last != NULL && i < window->count; i++)
+	{
+		release->key = window->items[i].key;
+		release->looked_at++;
+		if (memcmp(&window->items[i].key.id, &last->key.id,
+				   sizeof(pg_uuid_t)) == 0)
+			break;
+	}
 }
 
 /* false when nothing is left to look at */
 static bool
 release_window(Release *release)
 {
-	UuidList	candidates = {0};
-	UuidList	locked = {0};
-	UuidList	in_change = {0};
+	Release		start = *release;
+	EndedHolds	window = read_candidates(release);
+	UuidList	candidates = ids_of(&window);
+	UuidList	fresh;
 	UuidList	quiet = {0};
+	EndedHolds	holds;
+	int			done;
 
-	read_candidates(release, &candidates);
-	if (candidates.count == 0)
+	if (window.count == 0)
 		return false;
-	attention_lock(release->binding, ENTITY_SLOT, &candidates, &locked);
-	slot_in_change(release->binding, &locked, &in_change);
-	for (int i = 0; i < locked.count; i++)
-	{
-		if (!uuid_list_contains(&in_change, &locked.items[i]))
-			uuid_list_append(&quiet, &locked.items[i]);
-	}
-	if (quiet.count > 0)
-		end_ended(release, &quiet);
+	release->key = window.items[window.count - 1].key;
+	release->looked_at += window.count;
+	fresh = attention_fresh(release->binding, kinds_of_release, &candidates,
+							release->as_of, false);
+	lock_quiet(release, &fresh, &quiet);
+	holds = decide(release, &quiet);
+	done = end_all(release, &holds);
+	if (done < holds.count)
+		return_to(release, &start, &window,
+				  done == 0 ? NULL : &holds.items[done - 1]);
 	return true;
 }
 
@@ -299,8 +458,8 @@ is_ended_behind(const Release *release)
 	Datum		values[3];
 
 	values[0] = TimestampTzGetDatum(release->as_of);
-	values[1] = TimestampTzGetDatum(release->key_reserved_until);
-	values[2] = UUIDPGetDatum(&release->key_id);
+	values[1] = TimestampTzGetDatum(release->key.reserved_until);
+	values[2] = UUIDPGetDatum(&release->key.id);
 	template_execute(release->binding, &ended_behind, values, NULL, false);
 	return template_bool(0, "found");
 }
@@ -315,7 +474,8 @@ begin(Release *release, Binding *binding)
 	state_machine_require(binding, MACHINE_SLOT,
 						  "reserved", "expire", "available");
 	state_machine_require(binding, MACHINE_SLOT, "reserved", "book", "booked");
-	TIMESTAMP_NOBEGIN(release->key_reserved_until);
+	TIMESTAMP_NOBEGIN(release->key.reserved_until);
+	attention_recheck(binding, &release_failed, still_there);
 }
 
 static void
@@ -325,13 +485,14 @@ release_body(void *state)
 	bool		goes_on = true;
 
 	begin(release, binding_use(relations_changed));
-	while (goes_on && release->released + release->booked < release->max_rows)
+	while (goes_on && split_has_tries(&release->split) &&
+		   release->released + release->booked < release->max_rows)
 	{
 		CHECK_FOR_INTERRUPTS();
 		goes_on = release_window(release);
 	}
 	release->more = goes_on && is_ended_behind(release);
-	release->attention = find_without_end(release->binding, release->as_of);
+	release->attention += find_without_end(release->binding, release->as_of);
 }
 
 /*
@@ -369,7 +530,7 @@ cusown_release_expired_holds(PG_FUNCTION_ARGS)
 	if (!dry_run)
 		release.as_of = Min(release.as_of, GetCurrentTimestamp());
 	release.source = verb_source(fcinfo, 2);
-	release.batch_size = cusown_batch_size;
+	release.batch_size = split_window_size(release.max_rows);
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	verb_run(release_body, &release, dry_run);
@@ -398,9 +559,12 @@ release_step(JobRun *run)
 		begin(release, run->binding);
 	}
 	release->binding = run->binding;
+	release->split = (Split) {.own_transaction = true};
 	goes_on = release_window(release);
+	if (split_is_fruitless(&release->split))
+		job_give_up(run, &release->split, "let it go");
 	if (!goes_on)
-		release->attention = find_without_end(run->binding, run->as_of);
+		release->attention += find_without_end(run->binding, run->as_of);
 	run->counts.changed = release->released + release->booked;
 	run->counts.released = release->released;
 	run->counts.attention = release->attention;

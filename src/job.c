@@ -30,7 +30,6 @@
 #include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
@@ -38,6 +37,7 @@
 #include "errors.h"
 #include "job.h"
 #include "ledger.h"
+#include "subtransaction.h"
 #include "template.h"
 #include "verb.h"
 
@@ -47,6 +47,7 @@
 static const Job *const jobs[] = {
 	&expire_bookings_job,
 	&release_expired_holds_job,
+	&mark_no_show_job,
 	&prune_history_job,
 };
 
@@ -61,11 +62,16 @@ typedef struct JobCall
 	ErrorData  *run_error;		/* of the run that is ending */
 	ErrorData  *first_error;	/* of all runs, raised at the end */
 	char	   *busy;			/* schema on which it was running already */
+	bool		disabled;		/* and nobody asked for this run */
 	bool		cancelled;
 } JobCall;
 
+/* when a run must end between two batches; 0: when it is done */
+static TimestampTz deadline = 0;
+
 PG_FUNCTION_INFO_V1(cusown_run_job);
 PG_FUNCTION_INFO_V1(cusown_shipped_jobs);
+PG_FUNCTION_INFO_V1(cusown_is_shipped_job);
 PG_FUNCTION_INFO_V1(cusown_job_is_alive);
 
 /* $1, $2 are the fields of the lock tag */
@@ -77,14 +83,32 @@ static const Template lock_holder = {
 	3, {OIDOID, OIDOID, OIDOID}
 };
 
-const Job *
-job_named(const char *name)
+/* $1 job */
+static const Template owner_disabled = {
+	"SELECT NOT o.enabled AS disabled FROM cusown_ops.job o"
+	" WHERE o.name = $1 AND o.enabled IS NOT NULL",
+	1, {TEXTOID}
+};
+
+static const Job *
+find_job(const char *name)
 {
 	for (int i = 0; i < lengthof(jobs); i++)
 	{
 		if (strcmp(jobs[i]->name, name) == 0)
 			return jobs[i];
 	}
+	return NULL;
+}
+
+/* raises 22023 where there is none */
+const Job *
+job_named(const char *name)
+{
+	const Job  *job = find_job(name);
+
+	if (job != NULL)
+		return job;
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unknown job \"%s\"", name),
@@ -114,6 +138,28 @@ lock_job(const LOCKTAG *tag)
 {
 	return LockAcquire(tag, ExclusiveLock, true, true) !=
 		LOCKACQUIRE_NOT_AVAIL;
+}
+
+/*
+ * Keeps runs of the job out to the end of the transaction.  False while there
+ * is one, also where this session runs it and a trigger has led here; and
+ * where this transaction has done so already.
+ */
+bool
+job_keep_out(const Job *job, const char *app_schema)
+{
+	LOCKTAG		tag = job_lock(job, app_schema);
+
+	switch (LockAcquire(&tag, ExclusiveLock, false, true))
+	{
+		case LOCKACQUIRE_OK:
+			return true;
+		case LOCKACQUIRE_NOT_AVAIL:
+			return false;
+		default:
+			LockRelease(&tag, ExclusiveLock, false);
+			return false;
+	}
 }
 
 /*
@@ -148,13 +194,14 @@ typedef struct Attempt
 	JobCall    *call;
 	LedgerRun  *ledger;
 	JobRun	   *run;
-	ErrorData  *error;			/* what ended it, or NULL */
 	bool		goes_on;
 } Attempt;
 
 static void
-do_step(Attempt *attempt)
+do_step(void *state)
 {
+	Attempt    *attempt = state;
+
 	/* here, so that a cancel between two batches ends the run like one within */
 	CHECK_FOR_INTERRUPTS();
 	attempt->run->binding = binding_use_schema(attempt->ledger->app_schema,
@@ -164,56 +211,70 @@ do_step(Attempt *attempt)
 }
 
 static void
-tell_application(Attempt *attempt)
+tell_application(void *state)
 {
+	Attempt    *attempt = state;
+
 	ledger_tell_application(attempt->ledger, &attempt->run->counts,
 							attempt->call->run_error);
-}
-
-/*
- * Runs body in a subtransaction and in memory of its own.  An error rolls it
- * back and is kept.
- */
-static void
-try_in_subtransaction(void (*body) (Attempt *attempt), Attempt *attempt)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	MemoryContext context = AllocSetContextCreate(caller,
-												  "cusown_ops job batch",
-												  ALLOCSET_DEFAULT_SIZES);
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		body(attempt);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(attempt->call->context);
-		attempt->error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
-	MemoryContextDelete(context);
 }
 
 static bool
 run_batch(JobCall *call, LedgerRun *ledger, JobRun *run, ErrorData **error)
 {
 	JobCounts	before = run->counts;
-	Attempt		attempt = {call, ledger, run, NULL, false};
+	Attempt		attempt = {call, ledger, run, false};
 
-	try_in_subtransaction(do_step, &attempt);
-	*error = attempt.error;
-	if (attempt.error != NULL)
+	*error = subtransaction_try(do_step, &attempt, call->context);
+	if (*error != NULL)
 		run->counts = before;
-	return attempt.error == NULL && attempt.goes_on;
+	return *error == NULL && attempt.goes_on;
+}
+
+/*
+ * For a step whose tries were all refused: the run ends as failed, but what the
+ * batch put on the worklist stays, so that the next run goes on behind it.
+ */
+void
+job_give_up(JobRun *run, const Split *split, const char *what)
+{
+	run->given_up_code = split->last_refusal->sqlerrcode;
+	run->given_up = MemoryContextStrdup(run->context,
+										psprintf("all of " INT64_FORMAT " rows were refused: %s",
+												 split->refused,
+												 split_finding(split->last_refusal, what)));
+}
+
+/* for the worker: no batch is begun after this */
+void
+job_set_deadline(TimestampTz moment)
+{
+	deadline = moment;
+}
+
+static bool
+is_time_over(void)
+{
+	return deadline != 0 && GetCurrentTimestamp() >= deadline;
+}
+
+/* finds runs of the job whose session has gone */
+void
+job_mark_died(const Job *job, const char *app_schema)
+{
+	if (job_keep_out(job, app_schema))
+		ledger_mark_died(app_schema, job->name);
+}
+
+static void
+raise_given_up(void *state)
+{
+	const JobRun *run = state;
+
+	ereport(ERROR,
+			(errcode(run->given_up_code),
+			 errmsg_internal("%s", run->given_up),
+			 errhint("The rows are on the worklist cusown_ops.attention.")));
 }
 
 /*
@@ -256,29 +317,47 @@ step_all(JobCall *call, LedgerRun *ledger, JobRun *run)
 	while (run_batch(call, ledger, run, &error))
 	{
 		SPI_commit();
+		if (run->given_up != NULL)
+			return subtransaction_try(raise_given_up, run, call->context);
+		ledger->more_left = is_time_over();
+		if (ledger->more_left)
+			return NULL;
 		pause_between(call->pause_ms);
 	}
 	SPI_commit();
 	return error;
 }
 
+/*
+ * A binding that does not resolve keeps the run and these records from their
+ * work alike; what will be raised at the end need not be said before.
+ */
+static bool
+will_be_raised(const JobCall *call, const ErrorData *error,
+			   const ErrorData *untold)
+{
+	return error != NULL && call->first_error == NULL &&
+		error->sqlerrcode == untold->sqlerrcode &&
+		strcmp(error->message, untold->message) == 0;
+}
+
 /* the ledger first: whatever the application's own records do, it is kept */
 static void
 end_run(JobCall *call, LedgerRun *ledger, JobRun *run, ErrorData *error)
 {
-	Attempt		attempt = {call, ledger, run, error, false};
+	Attempt		attempt = {call, ledger, run, false};
+	ErrorData  *untold;
 
 	ledger_end(ledger, error);
 	SPI_commit();
-	attempt.error = NULL;
 	call->run_error = error;
-	try_in_subtransaction(tell_application, &attempt);
+	untold = subtransaction_try(tell_application, &attempt, call->context);
 	SPI_commit();
-	if (attempt.error != NULL)
+	if (untold != NULL && !will_be_raised(call, error, untold))
 		ereport(WARNING,
-				(errcode(attempt.error->sqlerrcode),
+				(errcode(untold->sqlerrcode),
 				 errmsg("could not write to the application's own records of job \"%s\": %s",
-						call->job->name, attempt.error->message)));
+						call->job->name, untold->message)));
 }
 
 static void
@@ -322,6 +401,20 @@ skip_run(JobCall *call, const LedgerRun *ledger)
 	SPI_commit();
 }
 
+/*
+ * Whoever disabled a job need not find every schedule of it.  A human who
+ * runs it wants it now.
+ */
+static void
+skip_disabled(JobCall *call, const LedgerRun *ledger)
+{
+	ereport(NOTICE,
+			(errmsg("job \"%s\" is disabled, skipping application schema \"%s\"",
+					call->job->name, ledger->app_schema)));
+	ledger_skip(ledger);
+	SPI_commit();
+}
+
 static void
 run_on_schema(JobCall *call, const char *app_schema)
 {
@@ -331,6 +424,11 @@ run_on_schema(JobCall *call, const char *app_schema)
 	ledger.job = call->job->name;
 	ledger.app_schema = app_schema;
 	ledger.source = call->source;
+	if (call->disabled)
+	{
+		skip_disabled(call, &ledger);
+		return;
+	}
 	if (!lock_job(&tag))
 	{
 		skip_run(call, &ledger);
@@ -367,6 +465,19 @@ schemas_to_visit(JobCall *call)
 		schemas = lappend(schemas, pstrdup(lfirst(lc)));
 	MemoryContextSwitchTo(caller);
 	return schemas;
+}
+
+static bool
+is_disabled(const Job *job)
+{
+	Datum		values[1];
+	bool		disabled = !job->enabled;
+
+	values[0] = CStringGetTextDatum(job->name);
+	if (template_execute(NULL, &owner_disabled, values, NULL, false) > 0)
+		disabled = template_bool(0, "disabled");
+	SPI_freetuptable(SPI_tuptable);
+	return disabled;
 }
 
 static void
@@ -411,6 +522,8 @@ read_arguments(JobCall *call, FunctionCallInfo fcinfo)
  * transaction, pausing in between; on the application that
  * cusown_ops.app_schema names, else on each one that is attached.
  *
+ * Where the job is disabled, sources cron and worker skip it.
+ *
  * Errors: UO009 it is already running (source manual); UO001 nothing
  * attached; 25001 inside a transaction block; 22023 arguments; and whatever
  * ended a batch, once all is written to cusown_ops.job_run.
@@ -432,6 +545,7 @@ cusown_run_job(PG_FUNCTION_ARGS)
 										 "cusown_ops job",
 										 ALLOCSET_DEFAULT_SIZES);
 	read_arguments(&call, fcinfo);
+	call.disabled = verb_is_unattended(call.source) && is_disabled(call.job);
 	schemas = schemas_to_visit(&call);
 	foreach(lc, schemas)
 	{
@@ -475,4 +589,17 @@ cusown_shipped_jobs(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;
+}
+
+/*
+ * cusown_ops.is_shipped_job(name text) RETURNS boolean
+ *
+ * Null for null.
+ */
+Datum
+cusown_is_shipped_job(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	PG_RETURN_BOOL(find_job(text_to_cstring(PG_GETARG_TEXT_PP(0))) != NULL);
 }

@@ -11,6 +11,7 @@
 #include "datatype/timestamp.h"
 
 #include "binding.h"
+#include "split.h"
 
 /* what a run has done so far, as the ledger and job_progress show it */
 typedef struct JobCounts
@@ -31,6 +32,8 @@ typedef struct JobRun
 	JobCounts	counts;
 	MemoryContext context;		/* lives as long as the run */
 	void	   *state;			/* the job's own, zeroed, kept over steps */
+	char	   *given_up;		/* why it ends before its work does, or NULL */
+	int			given_up_code;	/* SQLSTATE of that */
 } JobRun;
 
 typedef struct Job
@@ -49,8 +52,13 @@ typedef struct Job
 /* each beside the verb that it runs */
 extern const Job expire_bookings_job;
 extern const Job release_expired_holds_job;
+extern const Job mark_no_show_job;
 extern const Job prune_history_job;
 
 extern const Job *job_named(const char *name);
+extern void job_give_up(JobRun *run, const Split *split, const char *what);
+extern void job_set_deadline(TimestampTz moment);
+extern void job_mark_died(const Job *job, const char *app_schema);
+extern bool job_keep_out(const Job *job, const char *app_schema);
 
 #endif							/* CUSOWN_JOB_H */

@@ -1,10 +1,19 @@
 /* ---------- job: the frame of unattended work, and its ledger ---------- */
 
+CREATE FUNCTION cusown_ops.is_shipped_job(name text)
+RETURNS boolean
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'cusown_is_shipped_job';
+
+COMMENT ON FUNCTION cusown_ops.is_shipped_job(text) IS
+'Whether a job of this name is shipped; for the constraint of cusown_ops.job';
+
 CREATE TABLE cusown_ops.job (
   name text NOT NULL,
   every interval,
   enabled boolean,
   CONSTRAINT job_pkey PRIMARY KEY (name),
+  CONSTRAINT job_is_shipped CHECK (cusown_ops.is_shipped_job(name)),
   CONSTRAINT job_every CHECK (every OPERATOR(pg_catalog.>) '0'::interval)
 );
 
@@ -12,7 +21,7 @@ COMMENT ON TABLE cusown_ops.job IS
 'What the owner has set for a job; null is as shipped, see cusown_jobs()';
 COMMENT ON COLUMN cusown_ops.job.name IS 'name of a shipped job';
 COMMENT ON COLUMN cusown_ops.job.every IS 'how often it should run; late after twice as long';
-COMMENT ON COLUMN cusown_ops.job.enabled IS 'whether it should run at all';
+COMMENT ON COLUMN cusown_ops.job.enabled IS 'whether it should run at all; if not, sources cron and worker skip it';
 
 SELECT pg_catalog.pg_extension_config_dump('cusown_ops.job', '');
 
@@ -65,6 +74,7 @@ CREATE TABLE cusown_ops.job_run (
   sqlstate text,
   message text,
   session text NOT NULL,
+  more_left boolean NOT NULL DEFAULT false,
   CONSTRAINT job_run_pkey PRIMARY KEY (app_schema, id),
   CONSTRAINT job_run_status CHECK (status OPERATOR(pg_catalog.=) ANY
     ('{running,succeeded,failed,cancelled,skipped,died}'))
@@ -77,20 +87,21 @@ COMMENT ON TABLE cusown_ops.job_run IS
 'The ledger: which job ran when, and how it ended; bounded by cusown_ops.job_run_retention';
 COMMENT ON COLUMN cusown_ops.job_run.id IS 'order of the runs';
 COMMENT ON COLUMN cusown_ops.job_run.app_schema IS 'schema of the application that it worked on';
-COMMENT ON COLUMN cusown_ops.job_run.job IS 'name of the job';
+COMMENT ON COLUMN cusown_ops.job_run.job IS 'name of the job, or expire_if_due, which requests run';
 COMMENT ON COLUMN cusown_ops.job_run.source IS 'manual, cron, worker, lazy_heal or application';
 COMMENT ON COLUMN cusown_ops.job_run.started_at IS 'when it began';
 COMMENT ON COLUMN cusown_ops.job_run.finished_at IS 'when it ended; of a run that died, when that was found';
-COMMENT ON COLUMN cusown_ops.job_run.status IS 'running, succeeded, failed, cancelled, skipped (another run was under way) or died (its session went)';
+COMMENT ON COLUMN cusown_ops.job_run.status IS 'running, succeeded, failed, cancelled, skipped (another run was under way, or the job is disabled) or died (its session went)';
 COMMENT ON COLUMN cusown_ops.job_run.changed IS 'bookings expired, slots released, bookings marked or rows pruned';
 COMMENT ON COLUMN cusown_ops.job_run.released IS 'slots released on the way';
 COMMENT ON COLUMN cusown_ops.job_run.attention IS 'entries written to the worklist';
 COMMENT ON COLUMN cusown_ops.job_run.looked_at IS 'candidates looked at';
-COMMENT ON COLUMN cusown_ops.job_run.batches IS 'batches committed';
+COMMENT ON COLUMN cusown_ops.job_run.batches IS 'batches committed that looked at something';
 COMMENT ON COLUMN cusown_ops.job_run.last_batch_at IS 'when the last batch was committed';
 COMMENT ON COLUMN cusown_ops.job_run.sqlstate IS 'of the error that ended it';
 COMMENT ON COLUMN cusown_ops.job_run.message IS 'of the error that ended it';
 COMMENT ON COLUMN cusown_ops.job_run.session IS 'process and role that ran it';
+COMMENT ON COLUMN cusown_ops.job_run.more_left IS 'whether the worker ended it, as its time was over, before its work was done; it goes on at its next visit';
 
 SELECT pg_catalog.pg_extension_config_dump('cusown_ops.job_run', '');
 SELECT pg_catalog.pg_extension_config_dump('cusown_ops.job_run_id_seq', '');
@@ -110,8 +121,9 @@ SELECT r.app_schema, r.job, r.source, r.started_at AS since, r.batches,
          r.last_batch_at OPERATOR(pg_catalog.-) r.started_at), 0), 1) AS done_per_second,
        r.last_batch_at, r.session
 FROM cusown_ops.job_run AS r
-WHERE r.status OPERATOR(pg_catalog.=) 'running'
-  AND cusown_ops.job_is_alive(r.app_schema, r.job);
+-- CASE: the ledger also has rows of what is no job, which cannot be asked about
+WHERE CASE WHEN r.status OPERATOR(pg_catalog.=) 'running'
+        THEN cusown_ops.job_is_alive(r.app_schema, r.job) END;
 
 COMMENT ON VIEW cusown_ops.job_progress IS
 'Runs that are under way, and how far they are';
@@ -128,6 +140,7 @@ COMMENT ON PROCEDURE @extschema@.cusown_run_job(text, text, integer, interval) I
 'Runs a job to its end, in batches that are each a transaction; on the application that cusown_ops.app_schema names, else on each one attached.
 job: a name of cusown_jobs(). source: manual, cron, worker, lazy_heal or application.
 batch_size: candidates of a batch; null: cusown_ops.batch_size. pause: between batches.
+A job that is disabled is skipped with a NOTICE by sources cron and worker; others run it.
 Errors: UO009 already running (source manual; others skip with a NOTICE); 25001 inside a transaction block; whatever ended a batch, once it stands in cusown_ops.job_run.
 Source: runbook Cron Failure, step 3.';
 

@@ -5,16 +5,22 @@
  *
  * The application's own cron_run_logs and metrics get their rows too, where
  * they are bound, in the transaction that ends the run, which holds nothing
- * else.
+ * else.  Lazy heal has no such transaction: it writes a row that has ended
+ * already, and waits for nobody's metrics.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
 #include "cusown_ops.h"
@@ -22,6 +28,7 @@
 #include "template.h"
 
 static const char *const relations_told[] = {"cron_run_logs", "metrics", NULL};
+static const char *const relations_counted[] = {"metrics", NULL};
 
 /*
  * The caller holds the job's lock, so whoever left a row "running" is gone.
@@ -43,9 +50,35 @@ static const Template insert_run = {
 	6, {NAMEOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID}
 };
 
+/* a run that has ended; $7 are the counts */
+static const Template insert_ended_run = {
+	"INSERT INTO cusown_ops.job_run"
+	" (app_schema, job, source, started_at, finished_at, status,"
+	" changed, released, attention, looked_at, batches, last_batch_at,"
+	" sqlstate, message, session)"
+	" VALUES ($1, $2, $3, $4, $5, $6, ($7)[1], ($7)[2], ($7)[3], ($7)[4],"
+	" CASE WHEN $8 IS NULL THEN 1 ELSE 0 END,"
+	" CASE WHEN $8 IS NULL THEN $5 END, $8, $9, $10)",
+	10, {NAMEOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, INT8ARRAYOID, TEXTOID, TEXTOID, TEXTOID}
+};
+
+/* of runs that have ended by themselves; each part is one step in an index */
+static const Template newest_run = {
+	"SELECT greatest((SELECT r.started_at FROM cusown_ops.job_run r"
+	" WHERE r.app_schema = $1 AND r.job = $2 AND r.status = 'succeeded'"
+	" ORDER BY r.id DESC LIMIT 1),"
+	" (SELECT r.started_at FROM cusown_ops.job_run r"
+	" WHERE r.app_schema = $1 AND r.job = $2 AND r.status = 'failed'"
+	" ORDER BY r.id DESC LIMIT 1)) AS started_at",
+	2, {NAMEOID, TEXTOID}
+};
+
+/* the last batch of most runs finds nothing left to look at: it is none */
 static const Template update_progress = {
 	"UPDATE cusown_ops.job_run r SET changed := $3, released := $4,"
-	" attention := $5, looked_at := $6, batches := (r.batches + 1),"
+	" attention := $5, looked_at := $6,"
+	" batches := (r.batches"
+	" + CASE WHEN $6 > r.looked_at THEN 1 ELSE 0 END),"
 	" last_batch_at := $7"
 	" WHERE r.app_schema = $1 AND r.id = $2",
 	7, {NAMEOID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID}
@@ -53,9 +86,9 @@ static const Template update_progress = {
 
 static const Template finish_run = {
 	"UPDATE cusown_ops.job_run r SET status := $3, finished_at := $4,"
-	" sqlstate := $5, message := $6"
+	" sqlstate := $5, message := $6, more_left := $7"
 	" WHERE r.app_schema = $1 AND r.id = $2",
-	6, {NAMEOID, INT8OID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID}
+	7, {NAMEOID, INT8OID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, BOOLOID}
 };
 
 /* keeps the newest $4 rows of this outcome */
@@ -100,6 +133,20 @@ static const Template add_to_metric = {
 	2, {TEXTOID, INT8OID}
 };
 
+/*
+ * Whether the metric $1 can be added to without waiting: its row is locked
+ * now, or there is none.
+ */
+static const Template lock_metric = {
+	"WITH locked AS MATERIALIZED (SELECT m.{metrics.metric} AS metric"
+	" FROM {metrics} m WHERE m.{metrics.metric} = $1"
+	" FOR NO KEY UPDATE SKIP LOCKED)"
+	" SELECT EXISTS (SELECT FROM locked)"
+	" OR NOT EXISTS (SELECT FROM {metrics} m WHERE m.{metrics.metric} = $1)"
+	" AS is_free",
+	1, {TEXTOID}
+};
+
 static Datum
 name_datum(const char *name)
 {
@@ -107,6 +154,14 @@ name_datum(const char *name)
 
 	namestrcpy(datum, name);
 	return NameGetDatum(datum);
+}
+
+static Datum
+this_session(void)
+{
+	return CStringGetTextDatum(psprintf("pid %d, role %s", MyProcPid,
+										GetUserNameFromId(GetUserId(),
+														  false)));
 }
 
 static void
@@ -121,9 +176,7 @@ insert_row(LedgerRun *run, const char *status)
 	values[2] = CStringGetTextDatum(run->source);
 	values[3] = TimestampTzGetDatum(run->started_at);
 	values[4] = CStringGetTextDatum(status);
-	values[5] = CStringGetTextDatum(psprintf("pid %d, role %s", MyProcPid,
-											 GetUserNameFromId(GetUserId(),
-															   false)));
+	values[5] = this_session();
 	template_execute(NULL, &insert_run, values, NULL, false);
 	run->id = DatumGetInt64(template_column(0, "id", &isnull));
 	SPI_freetuptable(SPI_tuptable);
@@ -141,15 +194,23 @@ keep_newest(const LedgerRun *run, const char *status)
 	template_execute(NULL, &bound_ledger, values, NULL, false);
 }
 
+/* the caller holds the job's lock */
+void
+ledger_mark_died(const char *app_schema, const char *job)
+{
+	LedgerRun	run = {.job = job, .app_schema = app_schema};
+	Datum		values[2];
+
+	values[0] = name_datum(app_schema);
+	values[1] = CStringGetTextDatum(job);
+	if (template_execute(NULL, &mark_died, values, NULL, false) > 0)
+		keep_newest(&run, "died");
+}
+
 void
 ledger_begin(LedgerRun *run)
 {
-	Datum		values[2];
-
-	values[0] = name_datum(run->app_schema);
-	values[1] = CStringGetTextDatum(run->job);
-	if (template_execute(NULL, &mark_died, values, NULL, false) > 0)
-		keep_newest(run, "died");
+	ledger_mark_died(run->app_schema, run->job);
 	insert_row(run, "running");
 }
 
@@ -263,11 +324,12 @@ void
 ledger_end(const LedgerRun *run, const ErrorData *error)
 {
 	TimestampTz finished_at = GetCurrentTimestamp();
-	Datum		values[6];
-	char		nulls[7] = "      ";
+	Datum		values[7];
+	char		nulls[] = "       ";
 
 	values[0] = name_datum(run->app_schema);
 	values[1] = Int64GetDatum(run->id);
+	values[6] = BoolGetDatum(run->more_left);
 	values[2] = CStringGetTextDatum(outcome(error));
 	values[3] = TimestampTzGetDatum(finished_at);
 	if (error == NULL)
@@ -279,4 +341,122 @@ ledger_end(const LedgerRun *run, const ErrorData *error)
 	}
 	template_execute(NULL, &finish_run, values, nulls, false);
 	keep_newest(run, outcome(error));
+}
+
+/* an application's role writes the ledger, but may not delete from it */
+static bool
+may_delete(void)
+{
+	Oid			relid = get_relname_relid("job_run",
+										  get_namespace_oid(CUSOWN_SCHEMA,
+															false));
+
+	return pg_class_aclcheck(relid, GetUserId(), ACL_DELETE) == ACLCHECK_OK;
+}
+
+static Datum
+counts_datum(const JobCounts *counts)
+{
+	Datum		values[4];
+
+	values[0] = Int64GetDatum(counts->changed);
+	values[1] = Int64GetDatum(counts->released);
+	values[2] = Int64GetDatum(counts->attention);
+	values[3] = Int64GetDatum(counts->looked_at);
+	return PointerGetDatum(construct_array(values, lengthof(values), INT8OID,
+										   sizeof(int64), FLOAT8PASSBYVAL,
+										   TYPALIGN_DOUBLE));
+}
+
+/*
+ * The whole row of a run that was no job's, in the caller's transaction.
+ * error is what ended it, or NULL.
+ */
+void
+ledger_record(const LedgerRun *run, const JobCounts *counts,
+			  const ErrorData *error)
+{
+	Datum		values[10];
+	char		nulls[11] = "          ";
+
+	values[0] = name_datum(run->app_schema);
+	values[1] = CStringGetTextDatum(run->job);
+	values[2] = CStringGetTextDatum(run->source);
+	values[3] = TimestampTzGetDatum(run->started_at);
+	values[4] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[5] = CStringGetTextDatum(outcome(error));
+	values[6] = counts_datum(counts);
+	if (error == NULL)
+		nulls[7] = nulls[8] = 'n';
+	else
+	{
+		values[7] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+		values[8] = CStringGetTextDatum(error->message);
+	}
+	values[9] = this_session();
+	template_execute(NULL, &insert_ended_run, values, nulls, false);
+	if (may_delete())
+		keep_newest(run, outcome(error));
+}
+
+/* bounds what ledger_record() could not */
+void
+ledger_bound(const char *app_schema, const char *job)
+{
+	LedgerRun	run = {0};
+
+	run.app_schema = app_schema;
+	run.job = job;
+	keep_newest(&run, "succeeded");
+	keep_newest(&run, "failed");
+}
+
+/* when the newest run of ledger_record() began; false where there is none */
+bool
+ledger_newest(const char *app_schema, const char *job, TimestampTz *started_at)
+{
+	Datum		values[2];
+	Datum		newest;
+	bool		isnull;
+
+	values[0] = name_datum(app_schema);
+	values[1] = CStringGetTextDatum(job);
+	template_execute(NULL, &newest_run, values, NULL, false);
+	newest = template_column(0, "started_at", &isnull);
+	if (!isnull)
+		*started_at = DatumGetTimestampTz(newest);
+	SPI_freetuptable(SPI_tuptable);
+	return !isnull;
+}
+
+static bool
+is_metric_free(Binding *binding, const char *metric)
+{
+	Datum		values[1];
+
+	values[0] = CStringGetTextDatum(metric);
+	template_execute(binding, &lock_metric, values, NULL, false);
+	return template_bool(0, "is_free");
+}
+
+/*
+ * Adds to the application's count of what lazy heal expired.  The caller holds
+ * bookings, and whoever holds the metric may want one of them, so nothing is
+ * waited for: not for the row, and by the timeout neither for one that is
+ * being inserted, nor for the table.  What is not counted is left out.
+ */
+void
+ledger_count_lazy_heal(const char *app_schema, int64 expired)
+{
+	const char *metric = "bookings.expired_by_lazy_heal";
+	int			settings = NewGUCNestLevel();
+	Binding    *binding;
+
+	(void) set_config_option("lock_timeout", "1ms", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	binding = binding_use_schema(app_schema, relations_counted);
+	if (binding_relation(binding, "metrics") != NULL &&
+		is_metric_free(binding, metric))
+		write_metric(binding, &add_to_metric, metric, expired);
+	AtEOXact_GUC(true, settings);
 }

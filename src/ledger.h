@@ -17,8 +17,18 @@ typedef struct LedgerRun
 	const char *source;
 	int64		id;				/* of the row, once begun */
 	TimestampTz started_at;
+	bool		more_left;		/* it ended before its work did */
 } LedgerRun;
 
+/* a row s, j per attached application and job, with what the owner has set */
+#define ATTACHED_JOBS \
+	" FROM (SELECT DISTINCT b.app_schema FROM cusown_ops.binding b) s" \
+	" CROSS JOIN (SELECT p.name, coalesce(o.every, p.every) AS every," \
+	" coalesce(o.enabled, p.enabled) AS enabled" \
+	" FROM cusown_ops.shipped_jobs() p" \
+	" LEFT JOIN cusown_ops.job o ON o.name = p.name) j"
+
+extern void ledger_mark_died(const char *app_schema, const char *job);
 extern void ledger_begin(LedgerRun *run);
 extern void ledger_progress(const LedgerRun *run, const JobCounts *counts);
 extern void ledger_end(const LedgerRun *run, const ErrorData *error);
@@ -26,5 +36,11 @@ extern void ledger_tell_application(const LedgerRun *run,
 									const JobCounts *counts,
 									const ErrorData *error);
 extern void ledger_skip(const LedgerRun *run);
+extern void ledger_record(const LedgerRun *run, const JobCounts *counts,
+						  const ErrorData *error);
+extern void ledger_bound(const char *app_schema, const char *job);
+extern bool ledger_newest(const char *app_schema, const char *job,
+						  TimestampTz *started_at);
+extern void ledger_count_lazy_heal(const char *app_schema, int64 expired);
 
 #endif							/* CUSOWN_LEDGER_H */

@@ -31,13 +31,8 @@
 
 #include "compat.h"
 #include "row_check.h"
-
-/* one constraint, ready to be evaluated on a row of the bound table */
-typedef struct Check
-{
-	char	   *name;
-	ExprState  *expression;
-} Check;
+#include "split.h"
+#include "subtransaction.h"
 
 /* the constraints of a table that holds rows: the bound one or one below it */
 typedef struct LeafChecks
@@ -46,40 +41,73 @@ typedef struct LeafChecks
 	List	   *checks;			/* of Check */
 } LeafChecks;
 
+/* an empty row; the caller fills its slot */
+void
+row_check_begin(CheckedTable *table, Relation relation)
+{
+	table->relation = relation;
+	table->estate = CreateExecutorState();
+	table->econtext = GetPerTupleExprContext(table->estate);
+	table->slot = MakeSingleTupleTableSlot(RelationGetDescr(relation),
+										   &TTSOpsVirtual);
+	table->econtext->ecxt_scantuple = table->slot;
+	ExecStoreAllNullTuple(table->slot);
+}
+
+void
+row_check_end(CheckedTable *table)
+{
+	ExecDropSingleTupleTableSlot(table->slot);
+	FreeExecutorState(table->estate);
+}
+
 /*
- * The constraints of a table that holds rows, their expressions in the column
- * numbers of the bound table.
+ * A constraint of a table that holds rows, its expression in the column
+ * numbers of the table that was begun with; NULL where it is not enforced.
  */
+Check *
+row_check_prepare(const CheckedTable *table, Relation leaf, int number)
+{
+	const ConstrCheck *constraint =
+	&RelationGetDescr(leaf)->constr->check[number];
+	List	   *expression;
+	Check	   *check;
+
+	if (!ConstrCheckIsEnforced(constraint))
+		return NULL;
+	expression = list_make1(stringToNode(constraint->ccbin));
+	if (leaf != table->relation)
+		expression = map_partition_varattnos(expression, 1, table->relation,
+											 leaf);
+	check = palloc(sizeof(Check));
+	check->name = pstrdup(constraint->ccname);
+	check->tree = linitial(expression);
+	check->expression = ExecPrepareExpr((Expr *) check->tree, table->estate);
+	return check;
+}
+
 static List *
-prepare_checks(Relation root, Relation leaf, EState *estate)
+prepare_checks(const CheckedTable *table, Relation leaf)
 {
 	TupleConstr *constraints = RelationGetDescr(leaf)->constr;
 	List	   *checks = NIL;
 
 	for (int i = 0; constraints != NULL && i < constraints->num_check; i++)
 	{
-		ConstrCheck *constraint = &constraints->check[i];
-		List	   *expression;
-		Check	   *check;
+		Check	   *check = row_check_prepare(table, leaf, i);
 
-		if (!ConstrCheckIsEnforced(constraint))
-			continue;
-		expression = list_make1(stringToNode(constraint->ccbin));
-		if (leaf != root)
-			expression = map_partition_varattnos(expression, 1, root, leaf);
-		check = palloc(sizeof(Check));
-		check->name = pstrdup(constraint->ccname);
-		check->expression = ExecPrepareExpr(linitial(expression), estate);
-		checks = lappend(checks, check);
+		if (check != NULL)
+			checks = lappend(checks, check);
 	}
 	return checks;
 }
 
 /* the constraints of the table that a row is in, prepared when first met */
 static List *
-checks_of(Oid relid, Relation root, EState *estate, List **leaves)
+checks_of(Oid relid, const CheckedTable *table, List **leaves)
 {
 	LeafChecks *found;
+	Relation	root = table->relation;
 	Relation	leaf = root;
 	ListCell   *lc;
 
@@ -95,7 +123,7 @@ checks_of(Oid relid, Relation root, EState *estate, List **leaves)
 	found->relid = relid;
 	if (relid != RelationGetRelid(root))
 		leaf = table_open(relid, AccessShareLock);
-	found->checks = prepare_checks(root, leaf, estate);
+	found->checks = prepare_checks(table, leaf);
 	if (leaf != root)
 		table_close(leaf, NoLock);
 	*leaves = lappend(*leaves, found);
@@ -168,8 +196,9 @@ generate(TupleTableSlot *slot, List *columns, ExprContext *econtext)
 	}
 }
 
-static Datum
-proposed_datum(Form_pg_attribute attribute, const char *value)
+/* value as the type's input takes it; NULL is now() */
+Datum
+row_check_datum(Form_pg_attribute attribute, const char *value)
 {
 	Oid			input;
 	Oid			ioparam;
@@ -196,8 +225,8 @@ lay_over(TupleTableSlot *slot, const Binding *binding,
 			continue;
 		index = column->attnum - 1;
 		slot->tts_values[index] =
-			proposed_datum(TupleDescAttr(slot->tts_tupleDescriptor, index),
-						   proposed->value);
+			row_check_datum(TupleDescAttr(slot->tts_tupleDescriptor, index),
+							proposed->value);
 		slot->tts_isnull[index] = false;
 	}
 }
@@ -225,88 +254,117 @@ row_id(const Binding *binding, const char *relation, TupleTableSlot *slot)
 	return *DatumGetUUIDP(slot->tts_values[id->attnum - 1]);
 }
 
-static List *
-check_rows(const Binding *binding, const ProposedChange *change,
-		   Relation relation, uint64 rows)
+/* the rows of one statement that are asked about */
+typedef struct RowsToCheck
 {
-	EState	   *estate = CreateExecutorState();
-	List	   *leaves = NIL;
-	List	   *generated = prepare_generated(relation, estate);
-	ExprContext *econtext = GetPerTupleExprContext(estate);
-	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(relation),
-													&TTSOpsVirtual);
-	List	   *refused = NIL;
+	const Binding *binding;
+	const ProposedChange *change;
+	Relation	relation;
+	uint64		rows;
+	MemoryContext context;		/* of the result */
+	List	   *refused;		/* of RefusedRow */
+} RowsToCheck;
 
-	for (uint64 i = 0; i < rows; i++)
+/* the row as the change would leave it */
+static void
+propose_row(CheckedTable *table, const RowsToCheck *asked, uint64 row,
+			List *generated)
+{
+	ResetPerTupleExprContext(table->estate);
+	fill_slot(table->slot, SPI_tuptable->vals[row], SPI_tuptable->tupdesc);
+	lay_over(table->slot, asked->binding, asked->change);
+	generate(table->slot, generated, table->econtext);
+}
+
+static void
+add_refused(RowsToCheck *asked, TupleTableSlot *slot, const char *constraint)
+{
+	MemoryContext caller = MemoryContextSwitchTo(asked->context);
+	RefusedRow *row = palloc(sizeof(RefusedRow));
+
+	row->id = row_id(asked->binding, asked->change->relation, slot);
+	row->constraint = pstrdup(constraint);
+	asked->refused = lappend(asked->refused, row);
+	MemoryContextSwitchTo(caller);
+}
+
+static void
+check_rows(void *state)
+{
+	RowsToCheck *asked = state;
+	CheckedTable table;
+	List	   *leaves = NIL;
+	List	   *generated;
+
+	row_check_begin(&table, asked->relation);
+	generated = prepare_generated(asked->relation, table.estate);
+	for (uint64 i = 0; i < asked->rows; i++)
 	{
 		const char *constraint;
 		bool		isnull;
 		Oid			leaf = DatumGetObjectId(template_column(i, "tableoid",
 															&isnull));
 
-		ResetPerTupleExprContext(estate);
-		slot->tts_tableOid = leaf;
-		fill_slot(slot, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
-		lay_over(slot, binding, change);
-		econtext->ecxt_scantuple = slot;
-		generate(slot, generated, econtext);
-		constraint = first_refusing(checks_of(leaf, relation, estate, &leaves),
-									econtext);
+		table.slot->tts_tableOid = leaf;
+		propose_row(&table, asked, i, generated);
+		constraint = first_refusing(checks_of(leaf, &table, &leaves),
+									table.econtext);
 		if (constraint != NULL)
-		{
-			RefusedRow *row = palloc(sizeof(RefusedRow));
-
-			row->id = row_id(binding, change->relation, slot);
-			row->constraint = pstrdup(constraint);
-			refused = lappend(refused, row);
-		}
+			add_refused(asked, table.slot, constraint);
 	}
-	ExecDropSingleTupleTableSlot(slot);
-	FreeExecutorState(estate);
-	return refused;
+	row_check_end(&table);
 }
 
 /*
  * As the table's owner, who could have any code run here: who only looks must
  * not lend it rights.  An error restores the user by itself.
  */
-static List *
-check_as_owner(const Binding *binding, const ProposedChange *change,
-			   Relation relation, uint64 rows)
+void
+row_check_as_owner(Relation relation, void (*body) (void *state), void *state)
 {
 	Oid			user;
 	int			context;
-	List	   *refused;
 
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(relation->rd_rel->relowner,
 						   context | SECURITY_RESTRICTED_OPERATION);
-	refused = check_rows(binding, change, relation, rows);
+	body(state);
 	SetUserIdAndSecContext(user, context);
-	return refused;
+}
+
+static void
+check_rows_as_owner(void *state)
+{
+	RowsToCheck *asked = state;
+
+	row_check_as_owner(asked->relation, check_rows, asked);
 }
 
 /*
  * The rows among ids that a CHECK would refuse to change so, a list of
- * RefusedRow in the current memory context.
+ * RefusedRow in the current memory context.  None when a function in a CHECK
+ * raises instead of answering: which row that is for, only changing them tells.
  */
 List *
 row_check_refused(Binding *binding, const ProposedChange *change,
 				  const UuidList *ids, bool read_only)
 {
-	Relation	relation;
+	RowsToCheck asked = {binding, change, NULL, 0, CurrentMemoryContext, NIL};
 	Datum		values[1];
-	uint64		rows;
-	List	   *refused;
+	ErrorData  *error;
 
 	if (ids->count == 0)
 		return NIL;
-	relation = table_open(binding_relation(binding, change->relation)->relid,
-						  AccessShareLock);
+	asked.relation = table_open(binding_relation(binding, change->relation)->relid,
+								AccessShareLock);
 	values[0] = uuid_list_datum(ids);
-	rows = template_execute(binding, &change->rows, values, NULL, read_only);
-	refused = check_as_owner(binding, change, relation, rows);
+	asked.rows = template_execute(binding, &change->rows, values, NULL,
+								  read_only);
+	error = subtransaction_try(check_rows_as_owner, &asked,
+							   CurrentMemoryContext);
+	if (error != NULL && !split_is_refusal(error))
+		ReThrowError(error);
 	SPI_freetuptable(SPI_tuptable);
-	table_close(relation, NoLock);
-	return refused;
+	table_close(asked.relation, NoLock);
+	return error == NULL ? asked.refused : NIL;
 }

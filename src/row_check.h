@@ -8,7 +8,8 @@
 #ifndef CUSOWN_ROW_CHECK_H
 #define CUSOWN_ROW_CHECK_H
 
-#include "nodes/pg_list.h"
+#include "nodes/execnodes.h"
+#include "utils/rel.h"
 #include "utils/uuid.h"
 
 #include "binding.h"
@@ -36,6 +37,30 @@ typedef struct RefusedRow
 	char	   *constraint;
 } RefusedRow;
 
+/* a CHECK, ready to be asked about a row of the table that was begun with */
+typedef struct Check
+{
+	char	   *name;
+	Node	   *tree;			/* its expression */
+	ExprState  *expression;
+} Check;
+
+/* a table, and the row of it that its CHECKs are asked about */
+typedef struct CheckedTable
+{
+	Relation	relation;
+	EState	   *estate;
+	ExprContext *econtext;
+	TupleTableSlot *slot;
+} CheckedTable;
+
+extern void row_check_begin(CheckedTable *table, Relation relation);
+extern void row_check_end(CheckedTable *table);
+extern Check *row_check_prepare(const CheckedTable *table, Relation leaf,
+								int number);
+extern Datum row_check_datum(Form_pg_attribute attribute, const char *value);
+extern void row_check_as_owner(Relation relation, void (*body) (void *state),
+							   void *state);
 extern List *row_check_refused(Binding *binding, const ProposedChange *change,
 							   const UuidList *ids, bool read_only);
 

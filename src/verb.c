@@ -90,7 +90,8 @@ verb_check_visible(const Binding *binding, const char *relation,
 {
 	const BoundRelation *bound = binding_relation(binding, relation);
 
-	if (check_enable_rls(bound->relid, InvalidOid, true) != RLS_ENABLED)
+	if (bound == NULL ||
+		check_enable_rls(bound->relid, InvalidOid, true) != RLS_ENABLED)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_CUSOWN_NOT_FOUND),
@@ -113,6 +114,13 @@ relation_owner(Oid relid)
 	return owner;
 }
 
+/* whether nobody watches what a source of this name starts */
+bool
+verb_is_unattended(const char *source)
+{
+	return strcmp(source, "cron") == 0 || strcmp(source, "worker") == 0;
+}
+
 /*
  * Whoever owns a table can plant a trigger on it, which runs with the rights
  * of whoever writes.  Nobody watches a job, so it must not be a superuser's.
@@ -122,8 +130,7 @@ verb_check_unattended(const Binding *binding, const char *source)
 {
 	ListCell   *lc;
 
-	if (!superuser() ||
-		(strcmp(source, "cron") != 0 && strcmp(source, "worker") != 0))
+	if (!superuser() || !verb_is_unattended(source))
 		return;
 	foreach(lc, binding->relations)
 	{
@@ -139,7 +146,7 @@ verb_check_unattended(const Binding *binding, const char *source)
 						   quote_qualified_identifier(relation->schema,
 													  relation->name),
 						   GetUserNameFromId(owner, false)),
-				 errhint("Let the job run as a role that cusown_grant() gave the profile application or operator.")));
+				 errhint("Let it run as a role that cusown_grant() gave the profile operator.")));
 	}
 }
 

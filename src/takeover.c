@@ -1,0 +1,191 @@
+/*-------------------------------------------------------------------------
+ *
+ * takeover.c
+ *	  Which jobs the worker runs instead of the scheduler.
+ *
+ * The worker takes a job over when it is late, as cusown_cron_health() says,
+ * and then runs it at the job's own interval, until the scheduler has run it
+ * again or it is disabled.  The row in cusown_ops.takeover is what it remembers
+ * of that from visit to visit.  Both ends are a WARNING in the server's log and
+ * an audit row of the application, cron_failed and cron_recovered; an
+ * application that does not take the audit row is covered for all the same.
+ *
+ * Locking protocol: only the worker of a database writes the table, and a
+ * second one at the same time only meets ON CONFLICT DO NOTHING.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+
+#include "audit.h"
+#include "ledger.h"
+#include "subtransaction.h"
+#include "takeover.h"
+#include "template.h"
+
+static const char *const relations_told[] = {"audit_logs", NULL};
+
+#define AGO(moment, times) \
+	moment " + pg_catalog.make_interval(0, 0, 0, 0, 0, 0," \
+	" pg_catalog.date_part('epoch', j.every) * " times ")" \
+	" < pg_catalog.statement_timestamp()"
+
+/*
+ * A job whose last run failed is tried again after its interval; one that the
+ * worker left unfinished goes on at once.
+ */
+static const Template needing_worker = {
+	"SELECT c.app_schema::text AS app_schema, c.job,"
+	" pg_catalog.to_char(pg_catalog.timezone('UTC', c.last_success),"
+	" 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS last_success, c.covers, c.is_over,"
+	" c.is_due AND NOT c.is_over AS is_due FROM ("
+	"SELECT s.app_schema, j.name AS job, ok.finished_at AS last_success,"
+	" t.since IS NOT NULL AS covers,"
+	" t.since IS NOT NULL AND (NOT j.enabled"
+	" OR ok.source = 'cron' AND ok.started_at > t.since) IS TRUE AS is_over,"
+	" (j.enabled AND (ok.finished_at IS NULL"
+	" OR " AGO("ok.finished_at", "2")
+	" OR t.since IS NOT NULL AND " AGO("ok.finished_at", "1")
+	" OR t.since IS NOT NULL AND ok.more_left)"
+	" AND (last.status IS NULL OR last.status <> 'failed'"
+	" OR " AGO("last.finished_at", "1") ")) IS TRUE AS is_due"
+	ATTACHED_JOBS
+	" LEFT JOIN cusown_ops.takeover t ON t.app_schema = s.app_schema"
+	" AND t.job = j.name"
+	" LEFT JOIN LATERAL (SELECT r.started_at, r.finished_at, r.source,"
+	" r.more_left FROM cusown_ops.job_run r"
+	" WHERE r.app_schema = s.app_schema AND r.job = j.name"
+	" AND r.status = 'succeeded' ORDER BY r.id DESC LIMIT 1) ok ON true"
+	" LEFT JOIN LATERAL (SELECT r.finished_at, r.status"
+	" FROM cusown_ops.job_run r WHERE r.app_schema = s.app_schema"
+	" AND r.job = j.name AND r.status <> 'skipped'"
+	" ORDER BY r.id DESC LIMIT 1) last ON true) c"
+	" WHERE c.is_due OR c.is_over ORDER BY c.app_schema, c.job",
+	0, {0}
+};
+
+static const Template insert_takeover = {
+	"INSERT INTO cusown_ops.takeover (app_schema, job) VALUES ($1, $2)"
+	" ON CONFLICT DO NOTHING",
+	2, {NAMEOID, TEXTOID}
+};
+
+static const Template delete_takeover = {
+	"DELETE FROM cusown_ops.takeover t"
+	" WHERE t.app_schema = $1 AND t.job = $2",
+	2, {NAMEOID, TEXTOID}
+};
+
+/* a list of Takeover, in the current memory */
+List *
+takeover_read(void)
+{
+	uint64		rows = template_execute(NULL, &needing_worker, NULL, NULL, true);
+	List	   *takeovers = NIL;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		Takeover   *takeover = palloc(sizeof(Takeover));
+
+		takeover->app_schema = template_text(row, "app_schema");
+		takeover->job = template_text(row, "job");
+		takeover->last_success = template_text(row, "last_success");
+		takeover->covers = template_bool(row, "covers");
+		takeover->is_due = template_bool(row, "is_due");
+		takeover->is_over = template_bool(row, "is_over");
+		takeovers = lappend(takeovers, takeover);
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return takeovers;
+}
+
+/* what the application's audit trail is told */
+typedef struct Notice
+{
+	const Takeover *takeover;
+	const char *action;
+	const char *severity;
+	const char *description;
+} Notice;
+
+static void
+write_audit(void *state)
+{
+	const Notice *notice = state;
+	const Takeover *takeover = notice->takeover;
+	StringInfoData metadata;
+
+	initStringInfo(&metadata);
+	appendStringInfoString(&metadata, "{\"actor\": \"system\", \"source\": \"worker\", \"job\": ");
+	escape_json(&metadata, takeover->job);
+	if (takeover->last_success != NULL)
+	{
+		appendStringInfoString(&metadata, ", \"last_success\": ");
+		escape_json(&metadata, takeover->last_success);
+	}
+	appendStringInfoChar(&metadata, '}');
+	audit_write_severe(binding_use_schema(takeover->app_schema, relations_told),
+					   notice->action, notice->severity, "system", NULL,
+					   metadata.data, notice->description);
+}
+
+static void
+tell_application(const Notice *notice)
+{
+	ErrorData  *error = subtransaction_try(write_audit, (void *) notice,
+										   CurrentMemoryContext);
+
+	if (error != NULL)
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not write audit row \"%s\" of job \"%s\": %s",
+						notice->action, notice->takeover->job, error->message)));
+}
+
+static void
+change_takeover(const Template *statement, const Takeover *takeover)
+{
+	Name		schema = palloc0(sizeof(NameData));
+	Datum		values[2];
+
+	namestrcpy(schema, takeover->app_schema);
+	values[0] = NameGetDatum(schema);
+	values[1] = CStringGetTextDatum(takeover->job);
+	template_execute(NULL, statement, values, NULL, false);
+}
+
+void
+takeover_begin(const Takeover *takeover)
+{
+	Notice		notice = {takeover, "cron_failed", "critical",
+	"job is late, the worker runs it"};
+
+	change_takeover(&insert_takeover, takeover);
+	tell_application(&notice);
+	ereport(WARNING,
+			(errmsg("job \"%s\" on application schema \"%s\" is late, the worker takes over",
+					takeover->job, takeover->app_schema),
+			 takeover->last_success == NULL ?
+			 errdetail("It has never succeeded.") :
+			 errdetail("Its last success was at %s.", takeover->last_success),
+			 errhint("SELECT * FROM cusown_cron_health() shows what pg_cron knows of it.")));
+}
+
+void
+takeover_end(const Takeover *takeover)
+{
+	Notice		notice = {takeover, "cron_recovered", "info",
+	"the scheduler runs the job again, or it is disabled"};
+
+	change_takeover(&delete_takeover, takeover);
+	tell_application(&notice);
+	ereport(WARNING,
+			(errmsg("job \"%s\" on application schema \"%s\" is run by the scheduler again, or disabled: the worker stands down",
+					takeover->job, takeover->app_schema)));
+}

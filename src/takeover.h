@@ -1,0 +1,28 @@
+/*-------------------------------------------------------------------------
+ *
+ * takeover.h
+ *	  Which jobs the worker runs instead of the scheduler.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CUSOWN_TAKEOVER_H
+#define CUSOWN_TAKEOVER_H
+
+#include "nodes/pg_list.h"
+
+/* a job of an application that needs the worker, one way or the other */
+typedef struct Takeover
+{
+	char	   *app_schema;
+	char	   *job;
+	char	   *last_success;	/* as text, or NULL */
+	bool		covers;			/* the worker runs it already */
+	bool		is_due;			/* it should run now */
+	bool		is_over;		/* the scheduler is back, or it is disabled */
+} Takeover;
+
+extern List *takeover_read(void);
+extern void takeover_begin(const Takeover *takeover);
+extern void takeover_end(const Takeover *takeover);
+
+#endif							/* CUSOWN_TAKEOVER_H */

@@ -1,0 +1,34 @@
+/* ---------- worker: covers for a scheduler that has died ---------- */
+
+CREATE TABLE cusown_ops.takeover (
+  app_schema name NOT NULL,
+  job text NOT NULL,
+  since timestamptz NOT NULL DEFAULT pg_catalog.now(),
+  CONSTRAINT takeover_pkey PRIMARY KEY (app_schema, job)
+);
+
+COMMENT ON TABLE cusown_ops.takeover IS
+'Jobs that the worker runs, as the scheduler does not; gone once it does again';
+COMMENT ON COLUMN cusown_ops.takeover.app_schema IS 'schema of the application';
+COMMENT ON COLUMN cusown_ops.takeover.job IS 'name of the job';
+COMMENT ON COLUMN cusown_ops.takeover.since IS 'when the worker took it over';
+
+CREATE FUNCTION @extschema@.cusown_worker_status(
+  OUT database name,
+  OUT last_visit timestamptz,
+  OUT did text,
+  OUT next_visit timestamptz,
+  OUT last_error text,
+  OUT last_error_at timestamptz,
+  OUT failures integer,
+  OUT pid integer)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 5
+AS 'MODULE_PATHNAME', 'cusown_worker_status';
+
+COMMENT ON FUNCTION @extschema@.cusown_worker_status() IS
+'The worker''s visits to each database of cusown_ops.worker_databases: the last one and what it did, the next one, the last error and how many visits in a row have failed, and the process that is at it now.
+Nothing while no launcher runs: on a standby, or with cusown_ops.worker off.
+Errors: 55000 the library is not preloaded.
+Source: runbook Cron Failure, step 4.';
+
