@@ -15,7 +15,7 @@ SET search_path = public, tap;
 
 CREATE EXTENSION cusown_ops;
 
-SELECT plan(86);
+SELECT plan(89);
 
 --
 -- The applications: one for each type that a status may have
@@ -362,5 +362,16 @@ SELECT is(cusown_expire_bookings(max_rows => 20000)::text, '(10010,10010,0,f)',
           'likewise in batches of 10000');
 SELECT t.is_increasing('shop_many', 'with increasing times also where batches are as large as can be');
 RESET cusown_ops.batch_size;
+
+--
+-- Lazy heal: the same by a request, where the application counts nothing
+--
+
+UPDATE shop_many.reservation SET state = 'pending';
+SELECT is(cusown_expire_if_due(), 100::bigint, 'a request expires a hundred at most');
+SELECT is(count(*), 100::bigint, 'by the names of this application')
+  FROM shop_many.reservation WHERE state = 'cancelled';
+SELECT results_eq('SELECT app_schema, source, status, changed FROM cusown_ops.job_run',
+                  $$VALUES ('shop_many'::name, 'lazy_heal', 'succeeded', 100::bigint)$$, 'and the ledger says so');
 
 SELECT finish();

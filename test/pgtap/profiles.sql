@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(213);
+SELECT plan(233);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -89,6 +89,7 @@ INSERT INTO t.act (what, sql) VALUES
   ('call shipped_transitions()', 'SELECT count(*) FROM cusown_ops.shipped_transitions()'),
   ('expire',                     'SELECT cusown_expire_bookings()'),
   ('expire as a dry run',        'SELECT cusown_expire_bookings(dry_run => true)'),
+  ('expire on a request',        'SELECT cusown_expire_if_due()'),
   ('close an entry',             'SELECT cusown_attention_resolve(id, ''x'') FROM cusown_ops.attention'),
   ('release holds',              'SELECT cusown_release_expired_holds()'),
   ('see what was changed',       'SELECT count(*) FROM cusown_changes_since()'),
@@ -98,6 +99,10 @@ INSERT INTO t.act (what, sql) VALUES
   ('see progress',               'SELECT count(*) FROM cusown_ops.job_progress'),
   ('change a job',               'UPDATE cusown_ops.job SET enabled = enabled'),
   ('change the ledger',          'UPDATE cusown_ops.job_run SET message = message'),
+  ('write the ledger',
+   'INSERT INTO cusown_ops.job_run (app_schema, job, source, started_at, status, session)
+    VALUES (''public'', ''x'', ''lazy_heal'', now(), ''succeeded'', ''x'')'),
+  ('delete from the ledger',     'DELETE FROM cusown_ops.job_run'),
   ('attach',                     'SELECT count(*) FROM cusown_attach()'),
   ('attach as a dry run',        'SELECT count(*) FROM cusown_attach(''public'', ''{}'', true)'),
   ('detach',                     'SELECT cusown_detach()'),
@@ -130,7 +135,9 @@ INSERT INTO t.act (what, sql) VALUES
    'INSERT INTO audit_logs (action_type, entity_type, created_at)
     VALUES (''data_corrected'', ''booking'', clock_timestamp())'),
   ('change audit rows',          'UPDATE audit_logs SET description = ''x'' WHERE false'),
-  ('read the businesses',        'SELECT count(*) FROM businesses');
+  ('read who the businesses are', 'SELECT count(owner_name) FROM businesses'),
+  ('read the businesses'' clocks', 'SELECT count(timezone) FROM businesses'),
+  ('mark no-shows',              'SELECT * FROM cusown_mark_no_show()');
 
 CREATE TABLE t.may (profile text, what text);
 INSERT INTO t.may
@@ -141,13 +148,14 @@ SELECT p, w FROM unnest(ARRAY['monitor', 'application', 'operator']) p,
                'see progress']) w
 UNION ALL
 SELECT p, w FROM unnest(ARRAY['application', 'operator']) p,
-  unnest(ARRAY['expire', 'expire as a dry run', 'release holds', 'add to the worklist', 'change the worklist',
+  unnest(ARRAY['expire', 'expire as a dry run', 'expire on a request', 'write the ledger', 'release holds', 'mark no-shows',
+               'read the businesses'' clocks', 'add to the worklist', 'change the worklist',
                'cancel a booking by itself', 'read audit rows', 'write audit rows']) w
 UNION ALL
 SELECT 'operator', w FROM unnest(ARRAY[
   'close an entry', 'attach', 'attach as a dry run', 'detach', 'add a transition',
   'change transitions', 'remove transitions', 'write a binding', 'change a binding',
-  'remove bindings', 'empty the worklist', 'change a job', 'change the ledger']) w;
+  'remove bindings', 'empty the worklist', 'change a job', 'change the ledger', 'delete from the ledger']) w;
 
 -- an assertion for each act of a profile
 CREATE FUNCTION t.check_profile(p_profile text) RETURNS SETOF text
