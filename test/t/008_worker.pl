@@ -1,0 +1,319 @@
+# The worker: it takes over what the scheduler leaves, stands down when that is
+# back, goes on after a crash and a promotion, keeps out of the way of DROP
+# DATABASE, and works as the role that it was given, or only looks.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib $FindBin::RealBin;
+
+use Application;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes;
+
+my $preload = "shared_preload_libraries = 'cusown_ops'";
+my $naptime = 'cusown_ops.worker_naptime = 1';
+
+# The role that the worker works as, with the rights that cusown_grant() asks for.
+sub make_role
+{
+	my ($node) = @_;
+
+	$node->safe_psql('postgres', 'CREATE ROLE jobs LOGIN BYPASSRLS');
+	return;
+}
+
+sub grant_role
+{
+	my ($node, $database) = @_;
+
+	$node->safe_psql($database, q{SELECT cusown_grant('jobs', 'operator') \gexec});
+	return;
+}
+
+# Both jobs of the application are to run every few seconds, the others not.
+sub set_every
+{
+	my ($node, $database, $every) = @_;
+
+	$node->safe_psql(
+		$database, qq{
+		INSERT INTO cusown_ops.job (name, every, enabled)
+		VALUES ('expire_bookings', '$every', true), ('release_expired_holds', NULL, false),
+		       ('prune_history', NULL, false)
+		ON CONFLICT (name) DO UPDATE SET every = excluded.every, enabled = excluded.enabled});
+	return;
+}
+
+sub configure
+{
+	my ($node, %settings) = @_;
+
+	$node->safe_psql('postgres', "ALTER SYSTEM SET $_ = '$settings{$_}'") foreach sort keys %settings;
+	$node->reload;
+	return;
+}
+
+# Bookings first .. last, due, each on a slot of its own, beside the sample's.
+sub add_due
+{
+	my ($node, $database, $first, $last) = @_;
+
+	$node->safe_psql(
+		$database, qq{
+		INSERT INTO slots (id, business_id, date, start_time, end_time, status, reserved_until)
+		SELECT md5('more slot ' || n)::uuid, b.id, date '2040-01-01' + n, '09:00', '09:30', 'reserved',
+		       now() - interval '1 day'
+		  FROM (SELECT id FROM businesses ORDER BY id LIMIT 1) b, generate_series($first, $last) n;
+		INSERT INTO bookings (id, business_id, slot_id, customer_name, customer_phone, booking_id, created_at)
+		SELECT md5('more ' || n)::uuid, s.business_id, s.id, 'Customer', '-', 'MORE-' || n, now() - interval '2 days'
+		  FROM generate_series($first, $last) n JOIN slots s ON s.id = md5('more slot ' || n)::uuid});
+	return;
+}
+
+sub shows
+{
+	my ($node, $database, $query, $name) = @_;
+
+	ok($node->poll_query_until($database, $query), $name);
+	return;
+}
+
+sub log_holds
+{
+	my ($node, $pattern, $name) = @_;
+
+	like(slurp_file($node->logfile), $pattern, $name);
+	return;
+}
+
+sub count_in_log
+{
+	my ($node, $pattern) = @_;
+	my @hits = slurp_file($node->logfile) =~ /$pattern/g;
+
+	return scalar @hits;
+}
+
+my $by_worker = q{SELECT count(*) > 0 FROM cusown_ops.job_run WHERE source = 'worker' AND status = 'succeeded'};
+
+# ---------- without preload, and without a role ----------
+
+my $node = new_node('main', [ allows_streaming => 1 ],
+	'wal_level = replica', 'max_wal_senders = 5', 'restart_after_crash = on', 'max_worker_processes = 20');
+make_role($node);
+make_database($node, 'app');
+grant_role($node, 'app');
+set_every($node, 'app', '2 seconds');
+is( error_of($node, 'app', 'SELECT * FROM cusown_worker_status()'),
+	"55000 Add to postgresql.conf: shared_preload_libraries = 'cusown_ops', beside what is there, and restart.",
+	'without preload the worker says what it needs');
+
+$node->append_conf('postgresql.conf', "$preload\n$naptime\ncusown_ops.worker_databases = 'app, absent, \"Bare\"'");
+$node->safe_psql('postgres', 'CREATE DATABASE "Bare"');
+$node->restart;
+shows($node, 'app', q{SELECT did = 'would run expire_bookings on public' FROM cusown_worker_status() WHERE database = 'app'},
+	'without a role it tells what is late');
+$node->wait_for_log(qr/only tells/);
+shows($node, 'app', q{SELECT last_visit > now() - interval '3 s' AND count(*) OVER () = 1 FROM cusown_worker_status() WHERE database = 'app'},
+	'and goes on looking');
+is(count_in_log($node, 'only tells: would run expire_bookings'), 1, 'but says so once');
+is( $node->safe_psql('app', 'SELECT count(*) FROM cusown_ops.job_run; SELECT count(*) FROM cusown_ops.takeover'),
+	"0\n0", 'and does nothing');
+
+# ---------- other databases that it cannot work in ----------
+
+shows($node, 'app', q{SELECT failures > 1 AND next_visit > last_visit + interval '1.5 s' FROM cusown_worker_status() WHERE database = 'absent'},
+	'a database that is not there is visited less and less often');
+shows($node, 'app', q{SELECT failures > 1 AND did = 'found no extension' FROM cusown_worker_status() WHERE database = 'Bare'},
+	'so is one without the extension');
+is(count_in_log($node, 'is not installed in database "Bare"'), 1, 'which is said once');
+is($node->safe_psql('app', q{SELECT failures FROM cusown_worker_status() WHERE database = 'app'}),
+	0, 'the others are visited as ever');
+
+# ---------- it takes over ----------
+
+my $started = Time::HiRes::time();
+configure($node, 'cusown_ops.worker_role' => 'jobs', 'cusown_ops.worker_databases' => 'app');
+shows($node, 'app', $by_worker, 'with a role it runs what is late');
+cmp_ok(Time::HiRes::time() - $started, '<', 10, 'soon');
+is($node->safe_psql('app', q{SELECT string_agg(database, ' ') FROM cusown_worker_status()}),
+	'app', 'databases that the settings name no more are forgotten');
+is(expiry_counts($node, 'app') =~ /^(\d+)\|/ ? $1 : 0, 40, 'what was due has expired');
+is( $node->safe_psql('app', q{SELECT DISTINCT source, session LIKE '%role jobs' FROM cusown_ops.job_run}),
+	'worker|t', 'the ledger says who did it, as which role');
+is($node->safe_psql('app', 'SELECT app_schema, job FROM cusown_ops.takeover'),
+	'public|expire_bookings', 'it remembers that it covers');
+is( $node->safe_psql('app',
+		q{SELECT severity, entity_type, metadata->>'job', metadata->>'source' FROM audit_logs WHERE action_type = 'cron_failed'}),
+	'critical|system|expire_bookings|worker', 'the audit trail says that the scheduler has failed');
+log_holds($node, qr/WARNING:  job "expire_bookings" on application schema "public" is late, the worker takes over/,
+	'the log says so');
+shows($node, 'app', q{SELECT count(*) > 2 FROM cusown_ops.job_run WHERE source = 'worker' AND status = 'succeeded'},
+	'it goes on, at the job\'s interval');
+is(count_in_log($node, 'takes over'), 1, 'and says no more');
+
+# ---------- it stands down ----------
+
+$node->safe_psql('app', q{CALL cusown_run_job('expire_bookings', 'manual')});
+shows($node, 'app', q{SELECT max(id) > (SELECT id FROM cusown_ops.job_run WHERE source = 'manual') FROM cusown_ops.job_run WHERE source = 'worker'},
+	'a run by hand does not make it stand down');
+shows($node, 'app', q{SELECT count(*) = 0 FROM cusown_ops.job_progress}, 'nothing runs');
+$node->poll_query_until('app', q{SELECT true FROM cusown_ops.takeover}) or die;
+set_every($node, 'app', '1 hour');
+$node->safe_psql('app', q{CALL cusown_run_job('expire_bookings', 'cron')});
+shows($node, 'app', 'SELECT count(*) = 0 FROM cusown_ops.takeover', 'when the scheduler is back it does');
+is($node->safe_psql('app', q{SELECT severity, metadata->>'job' FROM audit_logs WHERE action_type = 'cron_recovered'}),
+	'info|expire_bookings', 'with its audit row');
+log_holds($node, qr/WARNING:  job "expire_bookings" .* the worker stands down/, 'and a line in the log');
+my $runs = $node->safe_psql('app', 'SELECT count(*) FROM cusown_ops.job_run');
+my $visit = $node->safe_psql('app', 'SELECT last_visit FROM cusown_worker_status()');
+shows($node, 'app', qq{SELECT last_visit > timestamptz '$visit' + interval '2 s' FROM cusown_worker_status()}, 'it still looks');
+is($node->safe_psql('app', 'SELECT count(*) FROM cusown_ops.job_run'), $runs, 'but runs nothing');
+
+# ---------- off and on ----------
+
+configure($node, 'cusown_ops.worker' => 'off');
+shows($node, 'app', 'SELECT count(*) = 0 FROM cusown_worker_status()', 'switched off it visits nothing');
+configure($node, 'cusown_ops.worker' => 'on');
+shows($node, 'app', 'SELECT count(*) = 1 FROM cusown_worker_status() WHERE last_visit IS NOT NULL', 'switched on it does again');
+
+# ---------- a job that fails ----------
+
+$node->safe_psql(
+	'app', q{
+	TRUNCATE cusown_ops.job_run;
+	CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+	$$BEGIN RAISE EXCEPTION 'the salon refuses' USING ERRCODE = 'XX123'; END$$;
+	CREATE TRIGGER refuse BEFORE UPDATE ON bookings EXECUTE FUNCTION refuse();
+	INSERT INTO cusown_ops.job (name, every, enabled) VALUES ('release_expired_holds', '1 hour', true)
+	ON CONFLICT (name) DO UPDATE SET every = excluded.every, enabled = excluded.enabled});
+add_due($node, 'app', 1, 5);
+shows($node, 'app', q{SELECT count(*) = 2 FROM cusown_ops.job_run WHERE (job, status) IN (('expire_bookings', 'failed'), ('release_expired_holds', 'succeeded'))},
+	'a job that fails does not keep the others from running');
+shows($node, 'app', q{SELECT last_error LIKE 'expire_bookings: %the salon refuses' AND failures = 0 FROM cusown_worker_status()},
+	'its error can be seen');
+$visit = $node->safe_psql('app', 'SELECT last_visit FROM cusown_worker_status()');
+shows($node, 'app', qq{SELECT last_visit > timestamptz '$visit' + interval '2 s' FROM cusown_worker_status()}, 'time goes by');
+is($node->safe_psql('app', q{SELECT count(*) FROM cusown_ops.job_run WHERE job = 'expire_bookings'}),
+	1, 'it is not tried again before its interval is over');
+$node->safe_psql('app', 'DROP TRIGGER refuse ON bookings; TRUNCATE cusown_ops.job_run');
+shows($node, 'app', q{SELECT count(*) = 1 FROM cusown_ops.job_run WHERE job = 'expire_bookings' AND status = 'succeeded' AND changed = 5},
+	'then it does its work');
+
+# ---------- it does not keep a database busy ----------
+
+sub make_slow
+{
+	my ($database) = @_;
+
+	$node->safe_psql('postgres', "CREATE DATABASE $database TEMPLATE empty");
+	return;
+}
+
+$node->safe_psql('postgres', 'CREATE DATABASE empty');
+$node->safe_psql('empty', include('cusown_app.sql') . include('sample_week.sql') . q{
+	CREATE EXTENSION cusown_ops; SELECT count(*) FROM cusown_attach();
+	ALTER DATABASE empty SET cusown_ops.batch_size = 10;
+	CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END$$;
+	CREATE TRIGGER slow BEFORE UPDATE ON bookings EXECUTE FUNCTION slow()});
+grant_role($node, 'empty');
+set_every($node, 'empty', '1 hour');
+add_due($node, 'empty', 1, 1000);
+make_slow('drained');
+$node->safe_psql('postgres', 'ALTER DATABASE drained SET cusown_ops.batch_size = 10');
+configure($node, 'cusown_ops.worker_databases' => 'app, drained');
+shows($node, 'drained', q{SELECT count(*) >= 2 FROM cusown_ops.job_run WHERE job = 'expire_bookings' AND status = 'succeeded' AND more_left},
+	'a long job is ended after three seconds, and goes on at the next nap');
+is( $node->safe_psql('drained', q{SELECT count(*) FROM cusown_ops.job_run WHERE more_left AND finished_at - started_at > interval '5 s'}),
+	0, 'none of its runs was long');
+shows($node, 'drained', q{SELECT count(*) = 1 FROM cusown_ops.job_progress}, 'while it drains');
+$node->safe_psql('postgres', 'CREATE DATABASE copy TEMPLATE drained');
+pass('CREATE DATABASE ... TEMPLATE gets through');
+shows($node, 'drained', q{SELECT count(*) = 1 FROM cusown_ops.job_progress}, 'and again');
+$node->safe_psql('postgres', 'DROP DATABASE drained');
+pass('so does DROP DATABASE');
+configure($node, 'cusown_ops.worker_databases' => 'app');
+
+# ---------- crashes ----------
+
+set_every($node, 'app', '1 second');
+add_due($node, 'app', 101, 400);
+$node->safe_psql('app', q{
+	CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END$$;
+	CREATE TRIGGER slow BEFORE UPDATE ON bookings EXECUTE FUNCTION slow();
+	ALTER DATABASE app SET cusown_ops.batch_size = 5});
+shows($node, 'app', 'SELECT count(*) = 1 FROM cusown_ops.job_progress', 'in the middle of a run');
+my $victim = $node->safe_psql('app', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker'});
+kill 'KILL', $victim;
+$node->poll_query_until('app', q{SELECT count(*) = 1 FROM cusown_ops.job_run WHERE status = 'died'})
+  or die 'no run was found dead';
+pass('a worker that was killed leaves a run that reads died');
+$node->safe_psql('app', 'DROP TRIGGER slow ON bookings');
+shows($node, 'app', q{SELECT count(*) = 0 FROM bookings WHERE status = 'pending' AND booking_id LIKE 'MORE-%'}, 'the next ones do the rest');
+# it has no database, so pg_stat_activity does not show it
+my $postmaster = $node->{_pid};
+my ($launcher) = `ps -o pid=,args= --ppid $postmaster` =~ /^\s*(\d+) .*cusown_ops launcher/m;
+my $ended = $node->safe_psql('app', "SELECT clock_timestamp() FROM pg_terminate_backend($launcher)");
+shows($node, 'app', qq{SELECT last_visit > '$ended' FROM cusown_worker_status()}, 'a launcher that was ended comes back, and visits');
+# a run of somebody else that has died is found as well
+$node->safe_psql('app', q{INSERT INTO cusown_ops.job_run (app_schema, job, source, started_at, status, session)
+	VALUES ('public', 'prune_history', 'manual', now() - interval '1 hour', 'running', 'pid 1, role nobody')});
+shows($node, 'app', q{SELECT status = 'died' FROM cusown_ops.job_run WHERE job = 'prune_history'},
+	'runs of others that have died are found too, of jobs that are not late');
+
+# ---------- a standby ----------
+
+$node->safe_psql('app', q{INSERT INTO cusown_ops.job (name, every) VALUES ('mark_no_show', NULL) ON CONFLICT DO NOTHING});
+$node->backup('copy');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'copy', has_streaming => 1);
+$standby->start;
+$node->wait_for_catchup('standby');
+is($standby->safe_psql('app', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'cusown_ops%'; SELECT count(*) FROM cusown_worker_status()}),
+	"0\n0", 'a standby has no worker and no visits');
+$node->stop;
+$standby->promote;
+shows($standby, 'app', q{SELECT last_visit IS NOT NULL FROM cusown_worker_status()}, 'once promoted it has');
+add_due($standby, 'app', 501, 505);
+shows($standby, 'app', q{SELECT count(*) = 0 FROM bookings WHERE status = 'pending' AND booking_id LIKE 'MORE-5%'}, 'and works there');
+$standby->stop;
+
+# ---------- rights ----------
+
+my $strict = new_node('strict', [], $preload, $naptime, "cusown_ops.worker_databases = 'app'",
+	"cusown_ops.worker_role = 'postgres'");
+make_role($strict);
+$strict->safe_psql('postgres', 'CREATE ROLE app_owner SUPERUSER LOGIN');
+make_database($strict, 'app');
+$strict->safe_psql('app', q{CREATE ROLE owner; ALTER TABLE bookings OWNER TO owner; ALTER TABLE slots OWNER TO owner});
+set_every($strict, 'app', '2 seconds');
+shows($strict, 'app', q{SELECT count(*) > 0 FROM cusown_ops.job_run WHERE source = 'worker' AND status = 'failed' AND sqlstate = '42501'},
+	'a superuser over tables of another is refused');
+is($strict->safe_psql('app', q{SELECT count(*) FROM cusown_ops.job_run WHERE status = 'succeeded'}), 0, 'and changes nothing');
+# a trigger planted there gains what the worker's role may, and no more
+$strict->safe_psql('app', q{
+	CREATE TABLE gained (who name, is_superuser boolean);
+	GRANT INSERT ON gained TO PUBLIC;
+	CREATE FUNCTION plant() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+	  INSERT INTO gained VALUES (current_user, (SELECT rolsuper FROM pg_roles WHERE rolname = session_user));
+	  ALTER ROLE owner SUPERUSER;
+	  RETURN NULL;
+	EXCEPTION WHEN insufficient_privilege THEN
+	  INSERT INTO gained VALUES (current_user, (SELECT rolsuper FROM pg_roles WHERE rolname = session_user));
+	  RETURN NULL;
+	END
+	$$;
+	CREATE TRIGGER plant AFTER UPDATE ON bookings EXECUTE FUNCTION plant()});
+grant_role($strict, 'app');
+configure($strict, 'cusown_ops.worker_role' => 'jobs');
+shows($strict, 'app', $by_worker, 'as a role of its own it works');
+is($strict->safe_psql('app', q{SELECT DISTINCT who, is_superuser FROM gained; SELECT rolsuper FROM pg_roles WHERE rolname = 'owner'}),
+	"jobs|f\nf", 'and a planted trigger gains nothing that this role has not');
+$strict->stop;
+
+done_testing();
