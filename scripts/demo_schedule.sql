@@ -1,0 +1,49 @@
+--
+-- demo_schedule.sql
+--      The backlog is gone; pg_cron gets the jobs, and has its minute.
+--
+\set QUIET on
+\pset footer off
+\pset null '-'
+SET client_min_messages = warning;
+
+\echo '14. It is done.'
+\echo
+\echo '   SELECT * FROM cusown_ops.job_run;'
+\echo
+SELECT job, source, status, changed, released, looked_at, batches,
+       date_trunc('milliseconds', finished_at - started_at) AS took
+FROM cusown_ops.job_run WHERE job = 'expire_bookings';
+
+SELECT expect('expired of the backlog', changed, 5000::bigint) AS n
+FROM cusown_ops.job_run WHERE job = 'expire_bookings' \gset
+
+\echo '15. Mended: pg_cron is to run the jobs from now on.'
+\echo
+\echo '   CREATE EXTENSION pg_cron;'
+\echo '   SELECT * FROM cusown_schedule();'
+\echo
+CREATE EXTENSION pg_cron;
+SELECT job_name, schedule, role, active, command FROM cusown_schedule();
+
+SELECT expect('jobs in pg_cron', count(*), 3::bigint) AS n FROM cron.job \gset
+
+\echo '16. At the next full minute pg_cron runs what is due then.  (Waiting for it.)'
+\echo
+DO $$
+BEGIN
+  FOR i IN 1 .. 700 LOOP
+    EXIT WHEN EXISTS (SELECT FROM cusown_ops.job_run WHERE source = 'cron' AND status = 'succeeded'
+                         AND job = 'release_expired_holds');
+    PERFORM pg_sleep(0.1);
+  END LOOP;
+END
+$$;
+SELECT job, source, status, changed, session FROM cusown_ops.job_run
+WHERE job = 'release_expired_holds' AND source = 'cron' ORDER BY id LIMIT 1;
+SELECT job, every, late, last_outcome, cron_state FROM cusown_cron_health() WHERE enabled AND last_outcome IS NOT NULL;
+
+SELECT expect('release_expired_holds is late', late, false) AS n
+FROM cusown_cron_health() WHERE job = 'release_expired_holds' \gset
+SELECT expect('expire_bookings is late', late, false) AS n
+FROM cusown_cron_health() WHERE job = 'expire_bookings' \gset
