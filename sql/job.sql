@@ -65,12 +65,14 @@ SELECT * FROM cusown_jobs();
 INSERT INTO cusown_ops.job (name, every, enabled)
 VALUES ('expire_bookings', '1 minute', NULL), ('prune_history', NULL, false);
 SELECT job, every, enabled FROM cusown_jobs();
+\set VERBOSITY terse
 INSERT INTO cusown_ops.job (name, every) VALUES ('release_expired_holds', '0'); -- fails
 INSERT INTO cusown_ops.job (name, every) VALUES ('release_expired_holds', '-1 minute'); -- fails
 INSERT INTO cusown_ops.job (name) VALUES ('expire_bookings'); -- fails
 INSERT INTO cusown_ops.job (name) VALUES ('expire-bookings'); -- fails
 INSERT INTO cusown_ops.job (name) VALUES (''); -- fails
 UPDATE cusown_ops.job SET name = 'nightly' WHERE name = 'prune_history'; -- fails
+\set VERBOSITY default
 SELECT cusown_ops.is_shipped_job(NULL);
 DELETE FROM cusown_ops.job;
 SELECT job, every, enabled FROM cusown_jobs();
@@ -345,9 +347,15 @@ RESET ROLE;
 -- unattended, a superuser does not touch the tables of others
 ALTER TABLE bookings OWNER TO regress_job_operator;
 TRUNCATE cusown_ops.job_run;
+SELECT count(*) AS logged FROM cron_run_logs \gset
 CALL cusown_run_job('expire_bookings', 'cron'); -- fails
 \echo :LAST_ERROR_SQLSTATE
+-- nor does it tell the application of a job that needs none of them
+DELETE FROM cusown_ops.job WHERE name = 'prune_history';
+CALL cusown_run_job('prune_history', 'cron');
+SELECT count(*) - :logged AS logged FROM cron_run_logs;
 CALL cusown_run_job('expire_bookings');
+SELECT count(*) - :logged AS logged FROM cron_run_logs;
 TABLE ledger;
 
 SELECT cusown_detach('job_app');

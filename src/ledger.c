@@ -26,6 +26,7 @@
 #include "cusown_ops.h"
 #include "ledger.h"
 #include "template.h"
+#include "verb.h"
 
 static const char *const relations_told[] = {"cron_run_logs", "metrics", NULL};
 static const char *const relations_counted[] = {"metrics", NULL};
@@ -306,7 +307,8 @@ write_metrics(Binding *binding, const LedgerRun *run, TimestampTz finished_at,
 
 /*
  * The application's own records of a run.  Uses a binding, so it can fail
- * where ours cannot.
+ * where ours cannot.  A trigger may be planted on these tables as well as on
+ * those that the job changes.
  */
 void
 ledger_tell_application(const LedgerRun *run, const JobCounts *counts,
@@ -315,6 +317,7 @@ ledger_tell_application(const LedgerRun *run, const JobCounts *counts,
 	Binding    *binding = binding_use_schema(run->app_schema, relations_told);
 	TimestampTz finished_at = GetCurrentTimestamp();
 
+	verb_check_unattended(binding, run->source);
 	log_cron_run(binding, run, finished_at, error);
 	write_metrics(binding, run, finished_at, counts, error);
 }
