@@ -217,7 +217,7 @@ TRUNCATE cusown_ops.binding;
 SELECT * FROM cusown_due_bookings(); -- fails
 \echo :SQLSTATE
 SELECT cusown_detach('shop'); -- fails
-COPY cusown_ops.binding FROM stdin;
+COPY cusown_ops.binding (app_schema, relation, attribute, bound_schema, bound_name) FROM stdin;
 shop	bookings		shop	reservation
 shop	bookings	id	\N	ref
 \.
@@ -228,10 +228,12 @@ SELECT * FROM cusown_due_bookings(); -- fails
 INSERT INTO cusown_ops.binding VALUES ('shop', 'slots', 'id', NULL, 'ref');
 SELECT * FROM cusown_due_bookings(); -- fails
 \echo :SQLSTATE
+\set VERBOSITY terse
 INSERT INTO cusown_ops.binding VALUES
   ('shop', 'audit_logs', '', NULL, 'a'); -- fails
 INSERT INTO cusown_ops.binding VALUES
   ('shop', 'audit_logs', 'action', 'shop', 'a'); -- fails
+\set VERBOSITY default
 SELECT count(*) > 0 AS attached FROM cusown_attach('shop', :'minimal_mapping');
 SELECT verdict FROM cusown_due_bookings();
 

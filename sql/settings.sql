@@ -100,6 +100,16 @@ RESET ROLE;
 RESET cusown_ops.batch_size;
 REVOKE SET ON PARAMETER cusown_ops.batch_size FROM regress_settings_user;
 
+-- the worker's databases are a list of at most 128 names; nothing is written
+\set VERBOSITY sqlstate
+ALTER SYSTEM SET cusown_ops.worker_databases = 'a,,b'; -- fails
+SELECT format('ALTER SYSTEM SET cusown_ops.worker_databases = %L', string_agg('d' || n, ',')) AS too_many
+FROM generate_series(1, 129) n \gset
+\set ECHO none
+:too_many; -- fails
+\set ECHO all
+\set VERBOSITY default
+
 -- They do what they say.
 CREATE SCHEMA shop;
 CREATE TABLE shop.slots (id uuid, status text, starts_at timestamptz,

@@ -6,6 +6,7 @@ CREATE TABLE cusown_ops.binding (
   attribute text NOT NULL,
   bound_schema name,
   bound_name name NOT NULL,
+  bound_since timestamptz NOT NULL DEFAULT pg_catalog.now(),
   CONSTRAINT binding_pkey PRIMARY KEY (app_schema, relation, attribute),
   CONSTRAINT binding_schema_of_relation
     CHECK ((attribute OPERATOR(pg_catalog.=) '')
@@ -24,6 +25,8 @@ COMMENT ON COLUMN cusown_ops.binding.bound_schema IS
 'schema of the table; null for a column';
 COMMENT ON COLUMN cusown_ops.binding.bound_name IS
 'name of the table or column in the application';
+COMMENT ON COLUMN cusown_ops.binding.bound_since IS
+'when this canonical name was first bound; attaching again leaves it';
 
 SELECT pg_catalog.pg_extension_config_dump('cusown_ops.binding', '');
 

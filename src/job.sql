@@ -12,6 +12,7 @@ CREATE TABLE cusown_ops.job (
   name text NOT NULL,
   every interval,
   enabled boolean,
+  set_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
   CONSTRAINT job_pkey PRIMARY KEY (name),
   CONSTRAINT job_is_shipped CHECK (cusown_ops.is_shipped_job(name)),
   CONSTRAINT job_every CHECK (every OPERATOR(pg_catalog.>) '0'::interval)
@@ -22,6 +23,8 @@ COMMENT ON TABLE cusown_ops.job IS
 COMMENT ON COLUMN cusown_ops.job.name IS 'name of a shipped job';
 COMMENT ON COLUMN cusown_ops.job.every IS 'how often it should run; late after twice as long';
 COMMENT ON COLUMN cusown_ops.job.enabled IS 'whether it should run at all; if not, sources cron and worker skip it';
+
+COMMENT ON COLUMN cusown_ops.job.set_at IS 'when this row was made; from then on the worker waits for a first success';
 
 SELECT pg_catalog.pg_extension_config_dump('cusown_ops.job', '');
 

@@ -20,11 +20,15 @@ typedef struct LedgerRun
 	bool		more_left;		/* it ended before its work did */
 } LedgerRun;
 
-/* a row s, j per attached application and job, with what the owner has set */
+/*
+ * A row s, j per attached application and job, with what the owner has set and
+ * since when.
+ */
 #define ATTACHED_JOBS \
-	" FROM (SELECT DISTINCT b.app_schema FROM cusown_ops.binding b) s" \
+	" FROM (SELECT b.app_schema, pg_catalog.min(b.bound_since) AS since" \
+	" FROM cusown_ops.binding b GROUP BY b.app_schema) s" \
 	" CROSS JOIN (SELECT p.name, coalesce(o.every, p.every) AS every," \
-	" coalesce(o.enabled, p.enabled) AS enabled" \
+	" coalesce(o.enabled, p.enabled) AS enabled, o.set_at AS since" \
 	" FROM cusown_ops.shipped_jobs() p" \
 	" LEFT JOIN cusown_ops.job o ON o.name = p.name) j"
 

@@ -9,6 +9,8 @@
  * of that from visit to visit.  Both ends are a WARNING in the server's log and
  * an audit row of the application, cron_failed and cron_recovered; an
  * application that does not take the audit row is covered for all the same.
+ * One whose bookings a subscription writes is not covered: what its publisher's
+ * jobs do arrives as well.
  *
  * Locking protocol: only the worker of a database writes the table, and a
  * second one at the same time only meets ON CONFLICT DO NOTHING.
@@ -28,29 +30,47 @@
 #include "subtransaction.h"
 #include "takeover.h"
 #include "template.h"
+#include "verb.h"
 
 static const char *const relations_told[] = {"audit_logs", NULL};
 
 #define AGO(moment, times) \
-	moment " + pg_catalog.make_interval(0, 0, 0, 0, 0, 0," \
+	" " moment " + pg_catalog.make_interval(0, 0, 0, 0, 0, 0," \
 	" pg_catalog.date_part('epoch', j.every) * " times ")" \
 	" < pg_catalog.statement_timestamp()"
 
 /*
- * A job whose last run failed is tried again after its interval; one that the
+ * Whether a subscription writes the bookings of application c: then its
+ * publisher has the jobs.  It may name a table or its partitions.
+ */
+#define IS_SUBSCRIBED \
+	"EXISTS (SELECT FROM pg_catalog.pg_subscription_rel r" \
+	" JOIN pg_catalog.pg_subscription u ON u.oid = r.srsubid" \
+	" JOIN pg_catalog.pg_class t ON t.oid =" \
+	" coalesce(pg_catalog.pg_partition_root(r.srrelid)::oid, r.srrelid)" \
+	" JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace" \
+	" JOIN cusown_ops.binding b ON b.bound_schema = n.nspname" \
+	" AND b.bound_name = t.relname" \
+	" WHERE u.subenabled AND b.app_schema = c.app_schema" \
+	" AND b.relation = 'bookings')"
+
+/*
+ * A job that has never succeeded is late when the scheduler has had as long for
+ * it since it was set up.  One whose last run failed is tried again after its interval; one that the
  * worker left unfinished goes on at once.
  */
 static const Template needing_worker = {
 	"SELECT c.app_schema::text AS app_schema, c.job,"
 	" pg_catalog.to_char(pg_catalog.timezone('UTC', c.last_success),"
 	" 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS last_success, c.covers, c.is_over,"
-	" c.is_due AND NOT c.is_over AS is_due FROM ("
+	" c.is_due AND NOT c.is_over AS is_due, " IS_SUBSCRIBED " AS is_subscribed"
+	" FROM ("
 	"SELECT s.app_schema, j.name AS job, ok.finished_at AS last_success,"
 	" t.since IS NOT NULL AS covers,"
 	" t.since IS NOT NULL AND (NOT j.enabled"
 	" OR ok.source = 'cron' AND ok.started_at > t.since) IS TRUE AS is_over,"
-	" (j.enabled AND (ok.finished_at IS NULL"
-	" OR " AGO("ok.finished_at", "2")
+	" (j.enabled AND ("
+	AGO("coalesce(ok.finished_at, greatest(s.since, j.since))", "2")
 	" OR t.since IS NOT NULL AND " AGO("ok.finished_at", "1")
 	" OR t.since IS NOT NULL AND ok.more_left)"
 	" AND (last.status IS NULL OR last.status <> 'failed'"
@@ -99,6 +119,7 @@ takeover_read(void)
 		takeover->covers = template_bool(row, "covers");
 		takeover->is_due = template_bool(row, "is_due");
 		takeover->is_over = template_bool(row, "is_over");
+		takeover->is_subscribed = template_bool(row, "is_subscribed");
 		takeovers = lappend(takeovers, takeover);
 	}
 	SPI_freetuptable(SPI_tuptable);
@@ -119,8 +140,12 @@ write_audit(void *state)
 {
 	const Notice *notice = state;
 	const Takeover *takeover = notice->takeover;
+	Binding    *binding = binding_use_schema(takeover->app_schema,
+											 relations_told);
 	StringInfoData metadata;
 
+	/* who owns the audit table may have planted a trigger on it */
+	verb_check_unattended(binding, "worker");
 	initStringInfo(&metadata);
 	appendStringInfoString(&metadata, "{\"actor\": \"system\", \"source\": \"worker\", \"job\": ");
 	escape_json(&metadata, takeover->job);
@@ -130,9 +155,8 @@ write_audit(void *state)
 		escape_json(&metadata, takeover->last_success);
 	}
 	appendStringInfoChar(&metadata, '}');
-	audit_write_severe(binding_use_schema(takeover->app_schema, relations_told),
-					   notice->action, notice->severity, "system", NULL,
-					   metadata.data, notice->description);
+	audit_write_severe(binding, notice->action, notice->severity, "system",
+					   NULL, metadata.data, notice->description);
 }
 
 static void

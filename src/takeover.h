@@ -19,6 +19,7 @@ typedef struct Takeover
 	bool		covers;			/* the worker runs it already */
 	bool		is_due;			/* it should run now */
 	bool		is_over;		/* the scheduler is back, or it is disabled */
+	bool		is_subscribed;	/* it is the publisher's to run */
 } Takeover;
 
 extern List *takeover_read(void);

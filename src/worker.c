@@ -11,13 +11,15 @@
  * batch after VISIT_MS: DROP DATABASE and CREATE DATABASE ... TEMPLATE wait five
  * seconds for whoever is connected.
  *
- * A visit that fails makes the next ones of that database rarer, up to an hour,
- * and leaves the others alone.  Without worker_role a worker looks, as nobody
+ * A visit that fails makes the next ones of that database rarer, up to an hour
+ * or until the settings are read again, and leaves the others alone.  Without worker_role a worker looks, as nobody
  * who could change anything, and says what it would do.
  *
  * Locking protocol: the launcher alone makes and removes visits in shared
- * memory, a worker alone writes the one that it was given; both under the lock
- * of this part, as does whoever reads them.  Nothing else is done under it.
+ * memory, a worker alone writes the one that it was given, as long as its pid
+ * stands there: a launcher that came after a crash of the last one forgets the
+ * workers of that.  Both write under the lock of this part, and whoever else
+ * reads them does so under it.  Nothing else is done under it.
  *
  *-------------------------------------------------------------------------
  */
@@ -56,11 +58,14 @@
 #include "template.h"
 #include "worker.h"
 
-/* databases that can be visited; more are named in the log */
+/* databases that can be visited */
 #define MAX_DATABASES 128
 
 /* a visit begins no batch after this */
 #define VISIT_MS 3000
+
+/* the shortest time between two visits */
+#define MIN_NAP_MS 10
 
 /* a database that fails is visited at least this often */
 #define MAX_BACKOFF_MS (3600 * 1000)
@@ -108,8 +113,8 @@ static char *worker_databases = NULL;
  */
 static char *worker_role = NULL;
 
-/* cusown_ops.worker_naptime: seconds between two visits of a database. */
-static int	worker_naptime = 10;
+/* cusown_ops.worker_naptime: milliseconds between two visits of a database. */
+static int	worker_naptime = 10000;
 
 /* in shared memory, NULL without preload */
 static WorkerShared *shared = NULL;
@@ -135,11 +140,16 @@ check_databases(char **value, void **extra, GucSource source)
 	char	   *copy = pstrdup(*value);
 	List	   *names;
 	bool		is_list = SplitIdentifierString(copy, ',', &names);
+	bool		has_room = is_list && list_length(names) <= MAX_DATABASES;
 
 	if (!is_list)
 		GUC_check_errdetail("List syntax is invalid.");
+	else if (!has_room)
+		GUC_check_errdetail("It names more than %d databases.", MAX_DATABASES);
+	if (is_list)
+		list_free(names);
 	pfree(copy);
-	return is_list;
+	return has_room;
 }
 
 void
@@ -165,8 +175,8 @@ worker_define_settings(void)
 
 	DefineCustomIntVariable("cusown_ops.worker_naptime",
 							"Time between two visits of the worker.",
-							NULL, &worker_naptime, 10, 1, 3600,
-							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+							NULL, &worker_naptime, 10000, MIN_NAP_MS, 3600 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 }
 
 static Size
@@ -255,12 +265,14 @@ find_visit(const char *database)
 	return NULL;
 }
 
-/* makes the visits those of the settings; one that is under way stays */
+/*
+ * Makes the visits those of the settings.  One that is under way stays, and may
+ * take the place of a new one until it has ended.
+ */
 static void
 adopt_settings(List *databases, const Started *started)
 {
 	ListCell   *lc;
-	bool		has_room = true;
 
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < MAX_DATABASES; i++)
@@ -277,22 +289,33 @@ adopt_settings(List *databases, const Started *started)
 
 		if (visit == NULL)
 			visit = find_visit("");
-		has_room = visit != NULL;
 		if (visit != NULL && NameStr(visit->database)[0] == '\0')
 			namestrcpy(&visit->database, lfirst(lc));
 	}
 	LWLockRelease(shared_lock);
-	if (!has_room)
-		ereport(WARNING,
-				(errmsg("cusown_ops.worker_databases names more than %d databases",
-						MAX_DATABASES)));
+}
+
+/* whoever changes a setting may have mended what made visits fail */
+static void
+forgive_failures(void)
+{
+	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < MAX_DATABASES; i++)
+	{
+		Visit	   *visit = &shared->visits[i];
+
+		if (visit->failures > 0)
+			visit->next_visit = 0;
+		visit->failures = 0;
+	}
+	LWLockRelease(shared_lock);
 }
 
 /* after a visit that failed: twice as long as before */
 static long
 backoff_ms(int failures)
 {
-	int64		ms = (int64) worker_naptime * 1000 << Min(failures, 16);
+	int64		ms = (int64) worker_naptime << Min(failures, 16);
 
 	return (long) Min(ms, MAX_BACKOFF_MS);
 }
@@ -363,16 +386,16 @@ begin_visit(int number, Started *started, TimestampTz now)
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 	visit->is_done = false;
 	visit->last_visit = now;
-	visit->next_visit = TimestampTzPlusMilliseconds(now, worker_naptime * 1000L);
+	visit->next_visit = TimestampTzPlusMilliseconds(now, worker_naptime);
 	LWLockRelease(shared_lock);
 	if (start_worker(number, started))
 		return;
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 	if (visit->failures == 0)
 		ereport(LOG,
 				(errmsg("could not start a worker for database \"%s\"",
 						NameStr(visit->database)),
 				 errhint("More max_worker_processes may be needed.")));
+	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 	note_failure(visit, "no background worker was free");
 	LWLockRelease(shared_lock);
 }
@@ -394,7 +417,7 @@ static long
 time_to_sleep(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	long		ms = worker_naptime * 1000L;
+	long		ms = worker_naptime;
 
 	for (int i = 0; i < MAX_DATABASES; i++)
 	{
@@ -403,7 +426,7 @@ time_to_sleep(void)
 		if (NameStr(visit->database)[0] != '\0')
 			ms = Min(ms, TimestampDifferenceMilliseconds(now, visit->next_visit));
 	}
-	return Max(ms, 100);
+	return Max(ms, MIN_NAP_MS);
 }
 
 static void
@@ -425,6 +448,7 @@ nap(void)
 		return;
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
+	forgive_failures();
 }
 
 void
@@ -494,6 +518,8 @@ attempt(Work *work, void (*body) (Work *work, const void *argument),
 		error = CopyErrorData();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
+		debug_query_string = NULL;	/* what it pointed to has gone */
+		pgstat_report_activity(STATE_IDLE, NULL);
 		work->error = psprintf("%s: %s", what, error->message);
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
@@ -643,6 +669,9 @@ note(Work *work, const char *what, const Takeover *takeover)
 					 takeover->app_schema);
 }
 
+/* of a job on tables that a subscription writes */
+#define PUBLISHERS "left to the publisher"
+
 static bool
 is_time_over(TimestampTz end)
 {
@@ -658,6 +687,11 @@ cover(Work *work, const Takeover *takeover)
 			note(work, "stood down from", takeover);
 		return;
 	}
+	if (takeover->is_subscribed)
+	{
+		note(work, PUBLISHERS, takeover);
+		return;
+	}
 	if (!takeover->covers &&
 		!attempt(work, begin_covering, takeover, "taking over"))
 		return;
@@ -671,7 +705,11 @@ tell_late(Work *work)
 	ListCell   *lc;
 
 	foreach(lc, work->takeovers)
-		note(work, "would run", lfirst(lc));
+	{
+		const Takeover *takeover = lfirst(lc);
+
+		note(work, takeover->is_subscribed ? PUBLISHERS : "would run", takeover);
+	}
 }
 
 static void
@@ -699,17 +737,41 @@ log_idleness(const Work *work, const char *did)
 		ereport(LOG,
 				(errmsg("cusown_ops worker: extension \"cusown_ops\" is not installed in database \"%s\"",
 						NameStr(work->visit->database))));
+	else if (strstr(did, PUBLISHERS) != NULL)
+		ereport(LOG,
+				(errmsg("cusown_ops worker: a subscription writes the application's tables: %s",
+						did)));
 	else if (worker_role[0] == '\0' && work->takeovers != NIL)
 		ereport(WARNING,
 				(errmsg("cusown_ops worker has no role and only tells: %s", did),
 				 errhint("Set cusown_ops.worker_role to a role that has LOGIN and cusown_grant()'s profile operator.")));
 }
 
+/* under the lock */
+static void
+end_visit(Work *work, const char *did, bool succeeded)
+{
+	Visit	   *visit = work->visit;
+
+	set_text(visit->did, did);
+	visit->is_done = true;
+	visit->pid = 0;
+	if (succeeded)
+		visit->failures = 0;
+	else
+		note_failure(visit, work->error != NULL ? work->error : did);
+	if (succeeded && work->error != NULL)
+	{
+		visit->last_error_at = GetCurrentTimestamp();
+		set_text(visit->last_error, work->error);
+	}
+}
+
 /* what the visit has come to, for cusown_worker_status() */
 static void
 report(Work *work, bool succeeded)
 {
-	Visit	   *visit = work->visit;
+	const Visit *visit = work->visit;
 	const char *did = work->did.len > 0 ? work->did.data : "nothing was late";
 
 	if (!succeeded)
@@ -718,18 +780,8 @@ report(Work *work, bool succeeded)
 		did = "found no extension";
 	log_idleness(work, did);
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	set_text(visit->did, did);
-	visit->is_done = true;
-	visit->pid = 0;
-	if (succeeded && work->is_installed)
-		visit->failures = 0;
-	else
-		note_failure(visit, work->error != NULL ? work->error : did);
-	if (work->error != NULL)
-	{
-		visit->last_error_at = GetCurrentTimestamp();
-		set_text(visit->last_error, work->error);
-	}
+	if (visit->pid == MyProcPid)
+		end_visit(work, did, succeeded && work->is_installed);
 	LWLockRelease(shared_lock);
 }
 
