@@ -5,6 +5,20 @@
 \set QUIET on
 \pset footer off
 \pset null '-'
+SET client_min_messages = warning;
+
+-- Waits until a query is true, for a minute and a half at most.
+CREATE FUNCTION poll(query text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  reached boolean;
+BEGIN
+  FOR i IN 1 .. 900 LOOP
+    EXECUTE query INTO reached;
+    EXIT WHEN reached;
+    PERFORM pg_sleep(0.1);
+  END LOOP;
+END
+$$;
 
 \echo '17. The scheduler dies: the server was restarted, and pg_cron is missing in'
 \echo '    shared_preload_libraries.  Its table of jobs looks as ever.  A quarter of'
@@ -20,14 +34,30 @@ FROM cusown_cron_health() WHERE enabled AND last_outcome IS NOT NULL;
 SELECT expect('jobs that are late', count(*) FILTER (WHERE late), 2::bigint) AS n
 FROM cusown_cron_health() WHERE last_outcome IS NOT NULL \gset
 
-\echo '18. By hand, as the runbook says; and the job is no longer late.'
+\echo '18. The extension is still preloaded, so its worker has noticed.  As it has no'
+\echo '    role to work as, it only tells.'
 \echo
-\echo '   CALL cusown_run_job(''expire_bookings'');'
+\echo '   SELECT database, did FROM cusown_worker_status();'
 \echo
-CALL cusown_run_job('expire_bookings');
-SELECT job, late, last_outcome, last_source FROM cusown_cron_health() WHERE job = 'expire_bookings';
+SELECT poll($$SELECT did LIKE 'would run %' FROM cusown_worker_status()$$) AS n \gset
+SELECT database, did FROM cusown_worker_status();
 
-SELECT expect('expire_bookings is late', late, false) AS n
-FROM cusown_cron_health() WHERE job = 'expire_bookings' \gset
+\echo '19. It is given one: LOGIN, and the profile operator.  From now on it covers.'
+\echo
+\echo '   ALTER SYSTEM SET cusown_ops.worker_role = ''jobs'';'
+\echo '   SELECT pg_reload_conf();'
+\echo
+CREATE ROLE jobs LOGIN BYPASSRLS;
+SELECT ddl FROM cusown_grant('jobs', 'operator') AS ddl \gexec
+ALTER SYSTEM SET cusown_ops.worker_role = 'jobs';
+SELECT pg_reload_conf() AS n \gset
+SELECT poll($$SELECT count(DISTINCT job) = 2 FROM cusown_ops.job_run WHERE source = 'worker' AND status = 'succeeded'$$) AS n \gset
+SELECT job, late, last_outcome, last_source, last_session LIKE '%role jobs' AS as_jobs
+FROM cusown_cron_health() WHERE enabled AND last_outcome IS NOT NULL;
+SELECT action_type, severity, metadata->>'job' AS job, metadata->>'source' AS source
+FROM audit_logs WHERE action_type = 'cron_failed' ORDER BY created_at;
 
-\echo 'Every figure above is as it should be.'
+SELECT expect('jobs that are late', count(*) FILTER (WHERE late), 0::bigint) AS n
+FROM cusown_cron_health() WHERE last_outcome IS NOT NULL \gset
+SELECT expect('alarms in the audit trail', count(*), 2::bigint) AS n
+FROM audit_logs WHERE action_type = 'cron_failed' AND severity = 'critical' \gset

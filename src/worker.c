@@ -79,7 +79,8 @@ typedef struct Visit
 	TimestampTz last_visit;		/* when it began, 0: none yet */
 	TimestampTz next_visit;
 	TimestampTz last_error_at;	/* 0: none yet */
-	int			failures;		/* visits in a row that failed */
+	int64		visits;			/* begun since the launcher came up */
+	int			failures;		/* the last so many visits failed */
 	pid_t		pid;			/* worker that is at it, or 0 */
 	bool		is_done;		/* the visit came to its end */
 	char		did[TEXT_LENGTH];
@@ -125,10 +126,11 @@ PGDLLEXPORT void cusown_worker_main(Datum argument);
 
 PG_FUNCTION_INFO_V1(cusown_worker_status);
 
+/* CASE: the ledger also has rows of what is no job, which cannot be asked about */
 static const Template dead_runs = {
 	"SELECT DISTINCT r.app_schema::text AS app_schema, r.job"
-	" FROM cusown_ops.job_run r WHERE r.status = 'running'"
-	" AND NOT cusown_ops.job_is_alive(r.app_schema, r.job)",
+	" FROM cusown_ops.job_run r WHERE CASE WHEN r.status = 'running'"
+	" THEN NOT cusown_ops.job_is_alive(r.app_schema, r.job) END",
 	0, {0}
 };
 
@@ -385,6 +387,7 @@ begin_visit(int number, Started *started, TimestampTz now)
 
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 	visit->is_done = false;
+	visit->visits++;
 	visit->last_visit = now;
 	visit->next_visit = TimestampTzPlusMilliseconds(now, worker_naptime);
 	LWLockRelease(shared_lock);
@@ -844,25 +847,27 @@ text_or_null(const char *text, bool *isnull)
 static void
 put_visit(ReturnSetInfo *result, const Visit *visit)
 {
-	Datum		values[8];
-	bool		nulls[8] = {false};
+	Datum		values[9];
+	bool		nulls[9] = {false};
 
 	values[0] = NameGetDatum(&visit->database);
 	values[1] = timestamp_or_null(visit->last_visit, &nulls[1]);
 	values[2] = text_or_null(visit->did, &nulls[2]);
 	values[3] = timestamp_or_null(visit->next_visit, &nulls[3]);
-	values[4] = text_or_null(visit->last_error, &nulls[4]);
-	values[5] = timestamp_or_null(visit->last_error_at, &nulls[5]);
-	values[6] = Int32GetDatum(visit->failures);
-	values[7] = Int32GetDatum(visit->pid);
-	nulls[7] = visit->pid == 0;
+	values[4] = Int64GetDatum(visit->visits);
+	values[5] = Int32GetDatum(visit->failures);
+	values[6] = text_or_null(visit->last_error, &nulls[6]);
+	values[7] = timestamp_or_null(visit->last_error_at, &nulls[7]);
+	values[8] = Int32GetDatum(visit->pid);
+	nulls[8] = visit->pid == 0;
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
 /*
  * cusown_worker_status(OUT database name, OUT last_visit timestamptz,
- *		OUT did text, OUT next_visit timestamptz, OUT last_error text,
- *		OUT last_error_at timestamptz, OUT failures integer, OUT pid integer)
+ *		OUT did text, OUT next_visit timestamptz, OUT visits bigint,
+ *		OUT failures integer, OUT last_error text,
+ *		OUT last_error_at timestamptz, OUT pid integer)
  *		RETURNS SETOF record
  *
  * The worker's visits to each of its databases.  No rows while no launcher runs.

@@ -18,16 +18,17 @@ CREATE FUNCTION @extschema@.cusown_worker_status(
   OUT last_visit timestamptz,
   OUT did text,
   OUT next_visit timestamptz,
+  OUT visits bigint,
+  OUT failures integer,
   OUT last_error text,
   OUT last_error_at timestamptz,
-  OUT failures integer,
   OUT pid integer)
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 5
 AS 'MODULE_PATHNAME', 'cusown_worker_status';
 
 COMMENT ON FUNCTION @extschema@.cusown_worker_status() IS
-'The worker''s visits to each database of cusown_ops.worker_databases: the last one and what it did, the next one, the last error and how many visits in a row have failed, and the process that is at it now.
+'The worker''s visits to each database of cusown_ops.worker_databases: the last one and what it did, the next one, how many there were since the launcher came up and how many in a row have failed, the last error, and the process that is at it now.
 Nothing while no launcher runs: on a standby, or with cusown_ops.worker off.
 Errors: 55000 the library is not preloaded.
 Source: runbook Cron Failure, step 4.';
