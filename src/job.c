@@ -279,18 +279,22 @@ raise_given_up(void *state)
 
 /*
  * Between batches nothing is held.  A latch may be set for any reason, so this
- * waits to a deadline; a cancel ends it, and is seen by the next batch.
+ * waits to a deadline.  All interrupts are served, not only those that end it:
+ * DROP DATABASE waits until every backend has answered.
  */
 static void
-pause_between(long ms)
+pause_between(void *state)
 {
-	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+	const JobCall *call = state;
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												  call->pause_ms);
 
-	while (!QueryCancelPending && !ProcDiePending)
+	for (;;)
 	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-														   end);
+		long		left;
 
+		CHECK_FOR_INTERRUPTS();
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
 		if (left <= 0)
 			break;
 		(void) WaitLatch(MyLatch,
@@ -322,7 +326,10 @@ step_all(JobCall *call, LedgerRun *ledger, JobRun *run)
 		ledger->more_left = is_time_over();
 		if (ledger->more_left)
 			return NULL;
-		pause_between(call->pause_ms);
+		if (call->pause_ms > 0)
+			error = subtransaction_try(pause_between, call, call->context);
+		if (error != NULL)
+			break;
 	}
 	SPI_commit();
 	return error;

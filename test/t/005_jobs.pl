@@ -210,6 +210,9 @@ is( $node->safe_psql(
 		         AND l.relation IN ('bookings'::regclass, 'slots'::regclass, 'payments'::regclass)
 		         WHERE a.query LIKE 'CALL%' AND (a.backend_xid IS NOT NULL OR a.backend_xmin IS NOT NULL OR l.pid IS NOT NULL)}),
 	'0', 'pause: with nothing held');
+my ($dropped) = $node->psql('postgres',
+	"SET statement_timeout = '20s';\nCREATE DATABASE bystander;\nDROP DATABASE bystander;");
+is($dropped, 0, 'pause: another database can be dropped meanwhile');
 $node->safe_psql('app', q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL%'});
 $run->{run}->finish;
 my $done = $node->safe_psql('app', 'SELECT changed FROM cusown_ops.job_run ORDER BY id DESC LIMIT 1');
