@@ -348,7 +348,11 @@ will_be_raised(const JobCall *call, const ErrorData *error,
 		strcmp(error->message, untold->message) == 0;
 }
 
-/* the ledger first: whatever the application's own records do, it is kept */
+/*
+ * The ledger first: whatever the application's own records do, it is kept.  A
+ * cancel while they are written, as while somebody holds a metric, leaves the
+ * run as it ended, but stops the call as any cancel does.
+ */
 static void
 end_run(JobCall *call, LedgerRun *ledger, JobRun *run, ErrorData *error)
 {
@@ -360,6 +364,13 @@ end_run(JobCall *call, LedgerRun *ledger, JobRun *run, ErrorData *error)
 	call->run_error = error;
 	untold = subtransaction_try(tell_application, &attempt, call->context);
 	SPI_commit();
+	if (was_cancelled(untold))
+	{
+		call->cancelled = true;
+		if (call->first_error == NULL && error == NULL)
+			call->first_error = untold;
+		return;
+	}
 	if (untold != NULL && !will_be_raised(call, error, untold))
 		ereport(WARNING,
 				(errcode(untold->sqlerrcode),
@@ -385,7 +396,7 @@ run_locked(JobCall *call, LedgerRun *ledger)
 	end_run(call, ledger, &run, error);
 	if (call->first_error == NULL)
 		call->first_error = error;
-	call->cancelled = was_cancelled(error);
+	call->cancelled |= was_cancelled(error);
 }
 
 /*

@@ -235,9 +235,25 @@ $run->{run}->finish;
 $gate->quit;
 is( $node->safe_psql('app', q{SELECT count(*) FROM cusown_ops.job_run WHERE app_schema = 'shop'}),
 	'0', 'several: the next application is not begun after a cancel');
-$node->safe_psql('app', q{SELECT cusown_detach('shop')});
-$node->safe_psql('app', $run_again);
+$node->safe_psql('app', q{SET cusown_ops.app_schema = 'public'; } . $run_again);
 is(last_run($node, 'app'), 'succeeded|20|20|20|2|||t', 'several: the next run does the rest');
+
+# while the application's records are written: the work is done, the rest is not
+
+my $holder = $node->background_psql('app');
+$holder->query_safe("BEGIN; UPDATE metrics SET value = value");
+$run = start_psql($node, 'app', q{CALL cusown_run_job('expire_bookings', 'cron')});
+my $blocked = q{SELECT pid FROM pg_stat_activity WHERE query LIKE 'CALL%' AND wait_event_type = 'Lock'};
+ok($node->poll_query_until('app', "SELECT EXISTS ($blocked)"), 'records: it waits for a metric');
+$node->safe_psql('app', "SELECT pg_cancel_backend(pid) FROM ($blocked) b");
+$run->{run}->finish;
+$holder->query_safe('ROLLBACK');
+$holder->quit;
+like($run->{err}, qr/ERROR:  57014/, 'records: the cancel is raised');
+is(last_run($node, 'app'), 'succeeded|0|0|0|0|||t', 'records: the run had succeeded');
+is( $node->safe_psql('app', q{SELECT count(*) FROM cusown_ops.job_run WHERE app_schema = 'shop'}),
+	'0', 'records: the next application is not begun');
+$node->safe_psql('app', q{SELECT cusown_detach('shop')});
 
 # ---------- a session that is terminated ----------
 
