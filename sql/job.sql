@@ -256,6 +256,16 @@ CALL cusown_run_job('expire_bookings');
 TABLE ledger;
 SELECT count(*) AS logs, (SELECT count(*) FROM metrics) AS metrics FROM cron_run_logs;
 ALTER TABLE cron_run_logs DROP CONSTRAINT no_such_job;
+-- also by a deferred trigger, which must not end the call
+CREATE FUNCTION refuse_late() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'no metrics today';
+END $$;
+CREATE CONSTRAINT TRIGGER refuse_late AFTER INSERT OR UPDATE ON metrics DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION refuse_late();
+CALL cusown_run_job('expire_bookings');
+SELECT status FROM ledger;
+DROP TRIGGER refuse_late ON metrics;
 -- where they are not bound, none
 DELETE FROM cusown_ops.binding WHERE relation IN ('cron_run_logs', 'metrics');
 CALL cusown_run_job('expire_bookings');

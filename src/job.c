@@ -214,9 +214,11 @@ static void
 tell_application(void *state)
 {
 	Attempt    *attempt = state;
+	Split		own = {.own_transaction = true};
 
 	ledger_tell_application(attempt->ledger, &attempt->run->counts,
 							attempt->call->run_error);
+	split_fire_deferred(&own);
 }
 
 static bool
