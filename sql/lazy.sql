@@ -263,6 +263,23 @@ SELECT cusown_expire_if_due();
 SELECT metric, value FROM metrics;
 SHOW lock_timeout;
 
+-- a deferred trigger does not fail the request: it fires before the commit
+CREATE FUNCTION refuse_late() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF NEW.booking_id = 'CODE301' THEN
+    RAISE EXCEPTION 'no';
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER refuse_late AFTER UPDATE ON bookings DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION refuse_late();
+CALL add_due(301, 303);
+SELECT cusown_expire_if_due();
+SELECT sqlstate, entity_id = id_of('booking', 301) AS is_it FROM cusown_ops.attention WHERE kind = 'expiry_failed';
+DROP TRIGGER refuse_late ON bookings;
+DELETE FROM bookings WHERE id = id_of('booking', 301);
+DELETE FROM cusown_ops.attention WHERE kind = 'expiry_failed';
+
 -- it does not make a dead scheduler look alive
 TRUNCATE cusown_ops.job_run;
 SELECT cusown_expire_if_due();

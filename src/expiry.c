@@ -825,11 +825,11 @@ begin_run(Expiry *expiry, const JobRun *run)
 /*
  * For who runs it in a frame of its own: expires what is due now, at most
  * max_rows bookings.  binding was taken with the relations of
- * expire_bookings_job.
+ * expire_bookings_job.  own_transaction: deferred triggers are ours to fire.
  */
 void
 expiry_run(Binding *binding, const char *source, int64 max_rows,
-		   JobCounts *counts)
+		   bool own_transaction, JobCounts *counts)
 {
 	Expiry		expiry = {0};
 	JobRun		run = {.binding = binding, .source = source};
@@ -838,6 +838,7 @@ expiry_run(Binding *binding, const char *source, int64 max_rows,
 	run.batch_size = cusown_batch_size;
 	begin_run(&expiry, &run);
 	expiry.max_rows = max_rows;
+	expiry.split.own_transaction = own_transaction;
 	apply_rule(&expiry, &expiry.rules.items[0]);
 	counts->changed = expiry.expired;
 	counts->released = expiry.released;

@@ -11,6 +11,6 @@
 #include "job.h"
 
 extern void expiry_run(Binding *binding, const char *source, int64 max_rows,
-					   JobCounts *counts);
+					   bool own_transaction, JobCounts *counts);
 
 #endif							/* CUSOWN_EXPIRY_H */

@@ -48,6 +48,7 @@ typedef struct Visit
 {
 	int64		max_rows;
 	MemoryContext context;		/* lives as long as the call */
+	bool		own_transaction;	/* the call is a transaction of its own */
 	LedgerRun	run;
 	bool		is_ours;		/* the turn is, and the job does not run */
 	const ErrorData *error;		/* what ended it */
@@ -127,7 +128,8 @@ expire_due(void *state)
 	Binding    *binding = binding_use_schema(visit->run.app_schema,
 											 expire_bookings_job.relations);
 
-	expiry_run(binding, visit->run.source, visit->max_rows, &visit->counts);
+	expiry_run(binding, visit->run.source, visit->max_rows,
+			   visit->own_transaction, &visit->counts);
 	ledger_record(&visit->run, &visit->counts, NULL);
 }
 
@@ -269,6 +271,8 @@ cusown_expire_if_due(PG_FUNCTION_ARGS)
 	visit.context = CurrentMemoryContext;
 	visit.run.job = LAZY_JOB;
 	visit.run.source = "lazy_heal";
+	/* what a deferred trigger refuses at commit would fail the request */
+	visit.own_transaction = !IsTransactionBlock();
 	verb_run(visit_body, &visit, false);
 	PG_RETURN_INT64(visit.counts.changed);
 }
