@@ -153,6 +153,15 @@ TABLE state;
 UPDATE locked_by_owner SET code = '55P03';
 SELECT * FROM cusown_expire_bookings();
 TABLE worklist;
+-- but for a lock_timeout, which may be about a table, and come at each try
+DELETE FROM cusown_ops.attention;
+CALL add_due(5, 6);
+SET lock_timeout = '1min';
+\set VERBOSITY terse
+SELECT * FROM cusown_expire_bookings(); -- fails
+\set VERBOSITY default
+RESET lock_timeout;
+SELECT count(*) AS worklist FROM cusown_ops.attention;
 
 -- a constraint is named
 CALL start_over();

@@ -11,14 +11,15 @@
  * when the tries are used up the caller goes on from there in its next
  * transaction.
  *
- * An error that is no judgment of a row, such as a cancel, a deadlock or a
- * full disk, is raised.  So is one of a trigger that can change no row at all.
+ * An error that is no judgment of a row, such as a cancel, a deadlock, a
+ * lock_timeout or a full disk, is raised.  So is one of a trigger that can change no row at all.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "executor/spi.h"
+#include "storage/proc.h"
 #include "utils/elog.h"
 
 #include "cusown_ops.h"
@@ -56,10 +57,16 @@ split_is_fruitless(const Split *split)
 	return !split_has_tries(split) && split->passed == 0;
 }
 
-/* whether the error says something about a row */
+/*
+ * Whether the error says something about a row.  Under the caller's lock_timeout
+ * a lock that is not available may be that of a table, for which each try would
+ * wait as long; else it is one that a trigger did not want to wait for.
+ */
 bool
 split_is_refusal(const ErrorData *error)
 {
+	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE && LockTimeout > 0)
+		return false;
 	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
 	{
 		case ERRCODE_TRANSACTION_ROLLBACK:
