@@ -93,19 +93,24 @@ text_array(const Change *changes, int count, size_t field)
 }
 
 /*
- * The server drops a notification that another of the same transaction
- * equals; the last change's id makes each its own.
+ * One NOTIFY for a batch, once it is recorded.  The server drops a notification
+ * that another of the same transaction equals; the last change's id makes each
+ * its own.
  */
-static void
-notify(const Binding *binding, const char *verb, int count, int64 last_id)
+void
+change_notify(const Binding *binding, const char *verb,
+			  const ChangeBatch *batch)
 {
 	StringInfoData payload;
 
+	if (batch->count == 0)
+		return;
 	initStringInfo(&payload);
 	appendStringInfoString(&payload, "{\"app_schema\": ");
 	escape_json(&payload, binding->app_schema);
-	appendStringInfo(&payload, ", \"verb\": \"%s\", \"changes\": %d, \"last_id\": "
-					 INT64_FORMAT "}", verb, count, last_id);
+	appendStringInfo(&payload, ", \"verb\": \"%s\", \"changes\": " INT64_FORMAT
+					 ", \"last_id\": " INT64_FORMAT "}",
+					 verb, batch->count, batch->last_id);
 	Async_Notify(CUSOWN_SCHEMA, payload.data);
 }
 
@@ -129,17 +134,18 @@ insert_and_get_last(const Datum *values)
 }
 
 /*
- * Writes a row per change and one NOTIFY.  The caller holds the locks of the
- * entities.
+ * Writes a row per change and adds them to the batch, whose parts may be
+ * recorded one by one.  The caller holds the locks of the entities.
  */
 void
 change_record(const Binding *binding, const char *verb, const char *source,
-			  const Change *changes, int count)
+			  const Change *changes, int count, ChangeBatch *batch)
 {
 	UuidList	entities = {0};
 	UuidList	slots = {0};
 	NameData	app_schema;
 	Datum		values[8];
+	int64		last_id;
 
 	if (count == 0)
 		return;
@@ -157,7 +163,9 @@ change_record(const Binding *binding, const char *verb, const char *source,
 	values[5] = uuid_list_datum(&slots);
 	values[6] = text_array(changes, count, offsetof(Change, from_status));
 	values[7] = text_array(changes, count, offsetof(Change, to_status));
-	notify(binding, verb, count, insert_and_get_last(values));
+	last_id = insert_and_get_last(values);
+	batch->last_id = Max(batch->last_id, last_id);
+	batch->count += count;
 }
 
 /* one call of cusown_changes_since() */

@@ -21,8 +21,17 @@ typedef struct Change
 	const char *to_status;
 } Change;
 
+/* what of a batch is recorded so far */
+typedef struct ChangeBatch
+{
+	int64		count;
+	int64		last_id;		/* the greatest */
+} ChangeBatch;
+
 extern void change_record(const Binding *binding, const char *verb,
 						  const char *source, const Change *changes,
-						  int count);
+						  int count, ChangeBatch *batch);
+extern void change_notify(const Binding *binding, const char *verb,
+						  const ChangeBatch *batch);
 
 #endif							/* CUSOWN_CHANGE_H */

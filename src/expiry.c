@@ -560,6 +560,7 @@ typedef struct Expiring
 	int			refused_count;
 	int64		changed;		/* rows of bookings and slots */
 	int64		audited;		/* their audit rows */
+	ChangeBatch recorded;
 } Expiring;
 
 /* SplitChange: the change and its audit rows, one statement; the change feed */
@@ -589,7 +590,7 @@ expire_some(void *state, int first, int count)
 	split_fire_deferred(&expiry->split);
 	changed = read_changed(expiry, values);
 	change_record(expiry->binding, "expire_bookings", expiry->source, changes,
-				  count);
+				  count, &expiring->recorded);
 
 	expiring->changed += changed;
 	expiring->audited += audited;
@@ -622,6 +623,7 @@ expire(Expiry *expiry, const DueBookings *due)
 	done = split_rows(&expiry->split, due->count, expire_some, note_refused,
 					  &expiring);
 	audit_check(expiring.changed, expiring.audited);
+	change_notify(expiry->binding, "expire_bookings", &expiring.recorded);
 	expiry->attention += attention_open(expiry->binding, &expiry_failed,
 										expiring.refused,
 										expiring.refused_count);

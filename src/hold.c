@@ -300,6 +300,7 @@ typedef struct Ending
 	int			refused_count;
 	int64		changed;		/* slots */
 	int64		audited;		/* their audit rows */
+	ChangeBatch recorded;
 } Ending;
 
 /* what the audit rows say was changed, in the words of the change feed */
@@ -371,7 +372,7 @@ end_some(void *state, int first, int count)
 	split_fire_deferred(&release->split);
 	changed = read_changed(release, values);
 	change_record(release->binding, "release_expired_holds", release->source,
-				  changes, count);
+				  changes, count, &ending->recorded);
 
 	ending->changed += changed;
 	ending->audited += rows;
@@ -401,6 +402,7 @@ end_all(Release *release, const EndedHolds *holds)
 	done = split_rows(&release->split, holds->count, end_some, note_refused,
 					  &ending);
 	audit_check(ending.changed, ending.audited);
+	change_notify(release->binding, "release_expired_holds", &ending.recorded);
 	release->attention += attention_open(release->binding, &release_failed,
 										 ending.refused, ending.refused_count);
 	return done;

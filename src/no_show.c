@@ -550,6 +550,7 @@ typedef struct Marking
 	int			refused_count;
 	int64		changed;		/* bookings */
 	int64		audited;		/* their audit rows */
+	ChangeBatch recorded;
 } Marking;
 
 static int64
@@ -605,7 +606,7 @@ mark_some(void *state, int first, int count)
 	split_fire_deferred(&no_show->split);
 	changed = read_changed(no_show, values);
 	change_record(no_show->binding, "mark_no_show", no_show->source, changes,
-				  count);
+				  count, &marked->recorded);
 
 	marked->changed += changed;
 	marked->audited += rows;
@@ -635,6 +636,7 @@ mark_all(NoShow *no_show, const Appointments *appointments)
 	done = split_rows(&no_show->split, appointments->count, mark_some,
 					  note_refused, &marked);
 	audit_check(marked.changed, marked.audited);
+	change_notify(no_show->binding, "mark_no_show", &marked.recorded);
 	no_show->attention += attention_open(no_show->binding, &no_show_failed,
 										 marked.refused, marked.refused_count);
 	return done;
