@@ -89,6 +89,14 @@ static const Template schedule_job = {
 	5, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 };
 
+/* $1 name, $2 the role that is to run it: what others have of it, as far as seen */
+static const Template unschedule_others = {
+	"SELECT cron.unschedule(c.jobid) FROM cron.job c WHERE c.jobname = $1"
+	" AND c.database = pg_catalog.current_database()::text"
+	" AND c.username <> $2",
+	2, {TEXTOID, TEXTOID}
+};
+
 /* $1 name */
 static const Template unschedule_job = {
 	"SELECT cron.unschedule(c.jobid) FROM cron.job c WHERE c.jobname = $1"
@@ -216,30 +224,45 @@ cron_call(const char *job, const char *source)
 					template_text(0, "schema"), job, source);
 }
 
+static const char *
+role_to_run(const Schedule *schedule)
+{
+	return schedule->username != NULL ? schedule->username :
+		GetUserNameFromId(GetUserId(), false);
+}
+
+/*
+ * Names are unique per role in pg_cron: a job that is given to another role
+ * would run twice, and keep itself out.
+ */
+static void
+take_from_others(const Schedule *schedule, const char *job)
+{
+	Datum		values[2];
+
+	values[0] = CStringGetTextDatum(cron_job_name(job));
+	values[1] = CStringGetTextDatum(role_to_run(schedule));
+	template_execute(NULL, &unschedule_others, values, NULL, false);
+}
+
 /* the command for pg_cron's own database, as a row */
 static void
 put_command(const Schedule *schedule, const char *job, const char *cron,
 			const char *call)
 {
 	char	   *command =
-	psprintf("SELECT cron.schedule_in_database(%s, %s, %s, %s%s%s);",
+	psprintf("SELECT cron.schedule_in_database(%s, %s, %s, %s, %s);",
 			 quote_literal_cstr(cron_job_name(job)), quote_literal_cstr(cron),
 			 quote_literal_cstr(call),
 			 quote_literal_cstr(get_database_name(MyDatabaseId)),
-			 schedule->username == NULL ? "" : ", ",
-			 schedule->username == NULL ? "" :
-			 quote_literal_cstr(schedule->username));
+			 quote_literal_cstr(role_to_run(schedule)));
 	Datum		values[7] = {0};
-	bool		nulls[7] = {true, false, false, false, true, true, false};
+	bool		nulls[7] = {true, false, false, false, false, true, false};
 
 	values[1] = CStringGetTextDatum(job);
 	values[2] = CStringGetTextDatum(cron);
 	values[3] = CStringGetTextDatum(get_database_name(MyDatabaseId));
-	if (schedule->username != NULL)
-	{
-		values[4] = CStringGetTextDatum(schedule->username);
-		nulls[4] = false;
-	}
+	values[4] = CStringGetTextDatum(role_to_run(schedule));
 	values[6] = CStringGetTextDatum(command);
 	tuplestore_putvalues(schedule->result->setResult,
 						 schedule->result->setDesc, values, nulls);
@@ -283,6 +306,7 @@ schedule_here(const Schedule *schedule, const char *job, const char *cron,
 		nulls[4] = 'n';
 	else
 		values[4] = CStringGetTextDatum(schedule->username);
+	take_from_others(schedule, job);
 	template_execute(NULL, &schedule_job, values, nulls, false);
 	put_scheduled(schedule, job,
 				  DatumGetInt64(template_column(0, "jobid", &isnull)));
@@ -403,7 +427,8 @@ unschedule_body(void *state)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("pg_cron runs in another database"),
-				 errhint("There, SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname LIKE 'cusown_ops %%';")));
+				 errhint("There, SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname LIKE 'cusown_ops %%' AND database = %s;",
+						 quote_literal_cstr(get_database_name(MyDatabaseId)))));
 	foreach(lc, wanted(schedule, true))
 	{
 		WantedJob  *job = lfirst(lc);
