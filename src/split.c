@@ -177,9 +177,11 @@ split_rows(Split *split, int count, SplitChange change, SplitRefused refused,
 		   void *state)
 {
 	Try			all = {change, refused, state, 0, count};
+	int64		refused_before = split->refused;
 	int			done = count == 0 ? 0 : split_range(split, all, false);
 
-	if (split->passed == 0 && split->refused > 0 &&
+	/* of an earlier call the last refusal's memory may be gone */
+	if (split->passed == 0 && split->refused > refused_before &&
 		is_program_error(split->last_refusal))
 		ReThrowError(split->last_refusal);
 	return done;
