@@ -484,14 +484,22 @@ static void
 release_body(void *state)
 {
 	Release    *release = state;
+	MemoryContext window_context;
+	MemoryContext caller;
 	bool		goes_on = true;
 
 	begin(release, binding_use(relations_changed));
+	window_context = AllocSetContextCreate(CurrentMemoryContext,
+										   "cusown_ops release window",
+										   ALLOCSET_DEFAULT_SIZES);
 	while (goes_on && split_has_tries(&release->split) &&
 		   release->released + release->booked < release->max_rows)
 	{
 		CHECK_FOR_INTERRUPTS();
+		caller = MemoryContextSwitchTo(window_context);
 		goes_on = release_window(release);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(window_context);
 	}
 	release->more = goes_on && is_ended_behind(release);
 	release->attention += find_without_end(release->binding, release->as_of);

@@ -352,6 +352,20 @@ is( $node->safe_psql(
 		'many', q{SELECT count(*) FROM bookings b JOIN slots s ON s.id = b.slot_id
 		           WHERE b.status = 'cancelled' AND s.status = 'available'}),
 	'20000', 'all of them are done');
+
+# a verb of many windows in one transaction
+$node->safe_psql(
+	'many', q{
+	TRUNCATE memory RESTART IDENTITY;
+	UPDATE slots SET status = 'reserved', reserved_until = now() - interval '1 day';
+	ANALYZE slots;
+});
+is( $node->safe_psql('many', 'SELECT released, more FROM cusown_release_expired_holds(max_rows => 20000)'),
+	'20000|f', '20,000 holds in one call');
+$bytes = $node->safe_psql(
+	'many', q{SELECT z.bytes - a.bytes FROM memory a, memory z
+	           WHERE a.batch = 3 AND z.batch = (SELECT max(batch) FROM memory)});
+cmp_ok($bytes, '<', 1024 * 1024, 'memory does not grow from window to window');
 $node->stop;
 
 # ---------- kill -9 ----------
