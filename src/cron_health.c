@@ -59,7 +59,7 @@ static const Template job_states = {
 	" CASE WHEN j.enabled AND ok.finished_at + " TWICE_EVERY
 	" < pg_catalog.statement_timestamp()"
 	" THEN ok.finished_at + " TWICE_EVERY " END AS late_since,"
-	" CASE WHEN last.status = 'running' AND last.is_alive"
+	" CASE WHEN last.status = 'running' AND last.is_alive IS NOT FALSE"
 	" THEN last.started_at END AS running_since,"
 	" last.source AS last_source, last.session AS last_session"
 	ATTACHED_JOBS

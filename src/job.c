@@ -19,6 +19,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
@@ -165,7 +166,8 @@ job_keep_out(const Job *job, const char *app_schema)
 /*
  * cusown_ops.job_is_alive(app_schema name, job text) RETURNS boolean
  *
- * Whether a session runs the job on that application now.
+ * Whether a session runs the job on that application now.  Null on a standby,
+ * which does not see the primary's locks.
  */
 Datum
 cusown_job_is_alive(PG_FUNCTION_ARGS)
@@ -176,6 +178,8 @@ cusown_job_is_alive(PG_FUNCTION_ARGS)
 	bool		isnull;
 	bool		found;
 
+	if (RecoveryInProgress())
+		PG_RETURN_NULL();
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	values[0] = ObjectIdGetDatum(tag.locktag_field1);

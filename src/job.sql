@@ -115,7 +115,7 @@ LANGUAGE c STABLE STRICT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cusown_job_is_alive';
 
 COMMENT ON FUNCTION cusown_ops.job_is_alive(name, text) IS
-'Whether a session runs this job on this application now';
+'Whether a session runs this job on this application now; null on a standby, which cannot know';
 
 CREATE VIEW cusown_ops.job_progress AS
 SELECT r.app_schema, r.job, r.source, r.started_at AS since, r.batches,
@@ -126,10 +126,10 @@ SELECT r.app_schema, r.job, r.source, r.started_at AS since, r.batches,
 FROM cusown_ops.job_run AS r
 -- CASE: the ledger also has rows of what is no job, which cannot be asked about
 WHERE CASE WHEN r.status OPERATOR(pg_catalog.=) 'running'
-        THEN cusown_ops.job_is_alive(r.app_schema, r.job) END;
+        THEN cusown_ops.job_is_alive(r.app_schema, r.job) IS NOT FALSE END;
 
 COMMENT ON VIEW cusown_ops.job_progress IS
-'Runs that are under way, and how far they are';
+'Runs that are under way, and how far they are; on a standby also those whose session has gone';
 
 CREATE PROCEDURE @extschema@.cusown_run_job(
   job text,

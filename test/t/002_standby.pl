@@ -8,6 +8,7 @@ use FindBin;
 use lib $FindBin::RealBin;
 
 use Application;
+use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -45,6 +46,28 @@ is( $standby->safe_psql(
 	$primary->safe_psql(
 		'app', 'SELECT count(*) FROM cusown_ops.state_machine'),
 	'and the state machine');
+
+# a run that is under way on the primary is no dead one
+my $drain = IPC::Run::start(
+	[
+		'psql', '-XAtq', '-d', $primary->connstr('app'), '-c',
+		q{CALL cusown_run_job('mark_no_show', batch_size => 1, pause => '1 hour')}
+	],
+	'<', \undef, '>', \my $out, '2>', \my $err);
+ok($primary->poll_query_until('app', 'SELECT EXISTS (SELECT FROM cusown_ops.job_progress WHERE looked_at = 1)'),
+	'a run on the primary pauses');
+$primary->wait_for_catchup($standby, 'replay');
+my $progress = 'SELECT job, looked_at FROM cusown_ops.job_progress';
+is($standby->safe_psql('app', $progress), 'mark_no_show|1', 'the standby shows its progress');
+is( $standby->safe_psql('app',
+		q{SELECT last_outcome, running_since IS NOT NULL FROM cusown_cron_health() WHERE job = 'mark_no_show'}),
+	'running|t', 'and that it runs');
+$primary->safe_psql('app',
+	q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL%'});
+$drain->finish;
+$primary->wait_for_catchup($standby, 'replay');
+is( $standby->safe_psql('app', "$progress; SELECT status FROM cusown_ops.job_run"),
+	'cancelled', 'and how it ended');
 
 # A session on the standby learns what was attached anew on the primary.
 my $session = $standby->background_psql('app');
