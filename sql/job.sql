@@ -74,6 +74,8 @@ INSERT INTO cusown_ops.job (name) VALUES (''); -- fails
 UPDATE cusown_ops.job SET name = 'nightly' WHERE name = 'prune_history'; -- fails
 \set VERBOSITY default
 SELECT cusown_ops.is_shipped_job(NULL);
+-- nor one whose double no clock holds, which the health report would stumble over
+UPDATE cusown_ops.job SET every = '200000 years' WHERE name = 'prune_history'; -- fails
 DELETE FROM cusown_ops.job;
 SELECT job, every, enabled FROM cusown_jobs();
 

@@ -15,7 +15,9 @@ CREATE TABLE cusown_ops.job (
   set_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
   CONSTRAINT job_pkey PRIMARY KEY (name),
   CONSTRAINT job_is_shipped CHECK (cusown_ops.is_shipped_job(name)),
-  CONSTRAINT job_every CHECK (every OPERATOR(pg_catalog.>) '0'::interval)
+  -- as arguments are bounded: twice of it must be addable to any moment
+  CONSTRAINT job_every CHECK (every OPERATOR(pg_catalog.>) '0'::interval
+    AND every OPERATOR(pg_catalog.<=) '1000 years'::interval)
 );
 
 COMMENT ON TABLE cusown_ops.job IS
