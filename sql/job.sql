@@ -92,6 +92,22 @@ SELECT status, cancelled_by, count(*) FROM bookings GROUP BY 1, 2;
 SELECT action_type, metadata->>'source' AS source, count(*) FROM audit_logs GROUP BY 1, 2 ORDER BY 1;
 SELECT count(*) AS breaks FROM verify_audit_chain();
 
+-- a run stays one, whatever a trigger does to its session's advisory locks
+CREATE TABLE alive (is_alive boolean);
+CREATE FUNCTION unlock_all() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_advisory_unlock_all();
+  INSERT INTO alive VALUES (cusown_ops.job_is_alive('job_app', 'expire_bookings'));
+  RETURN NULL;
+END $$;
+CREATE TRIGGER unlock_all AFTER UPDATE ON bookings EXECUTE FUNCTION unlock_all();
+CALL add_due(501, 502);
+CALL cusown_run_job('expire_bookings');
+SELECT DISTINCT is_alive FROM alive;
+SELECT cusown_ops.job_is_alive('job_app', 'expire_bookings');
+DROP FUNCTION unlock_all CASCADE;
+DELETE FROM cusown_ops.job_run WHERE id = (SELECT max(id) FROM cusown_ops.job_run);
+
 -- while nothing runs
 TABLE cusown_ops.job_progress;
 SELECT cusown_ops.job_is_alive('job_app', 'expire_bookings');

@@ -13,6 +13,8 @@
  * field4 no SQL function can ask for, on (job, application schema).  It makes
  * two runs of one job impossible, and it tells the living from the dead: a row
  * "running" whose lock nobody holds has died.  The lock is never waited for.
+ * It is of the server's own lock method, as VACUUM's session locks are, since
+ * a trigger of the application may call pg_advisory_unlock_all().
  *
  *-------------------------------------------------------------------------
  */
@@ -131,6 +133,8 @@ job_lock(const Job *job, const char *app_schema)
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, hash_name(job->name),
 						 hash_name(app_schema), JOB_LOCK_CLASS);
+	/* those of users go with pg_advisory_unlock_all(), whatever their class */
+	tag.locktag_lockmethodid = DEFAULT_LOCKMETHOD;
 	return tag;
 }
 
