@@ -81,6 +81,17 @@ FROM cusown_ops.binding WHERE app_schema = 'shop'
   AND (relation, attribute) <> ('slots', 'id');
 SELECT * FROM cusown_due_bookings(); -- fails
 ROLLBACK;
+-- one that is longer than a name does not stand for its beginning
+BEGIN;
+INSERT INTO cusown_ops.binding
+SELECT repeat('s', 63)::name, relation, attribute, bound_schema, bound_name
+FROM cusown_ops.binding WHERE app_schema = 'shop';
+SELECT set_config('cusown_ops.app_schema', repeat('s', 63), true) IS NOT NULL AS as_long;
+SELECT count(*) FROM cusown_due_bookings();
+SELECT set_config('cusown_ops.app_schema', repeat('s', 64), true) IS NOT NULL AS longer;
+SELECT * FROM cusown_due_bookings(); -- fails
+\echo :SQLSTATE
+ROLLBACK;
 -- empty is no choice
 SET cusown_ops.app_schema = '';
 SELECT * FROM cusown_due_bookings(); -- fails

@@ -297,7 +297,8 @@ load_binding(const char *app_schema)
 	values[0] = NameGetDatum(&schema);
 	rows = read_own_table(&bound_names, values);
 	binding_relid = binding_table();
-	if (rows == 0)
+	/* a longer name must not stand for its beginning: locks are taken on it */
+	if (rows == 0 || strlen(app_schema) >= NAMEDATALEN)
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_NOT_ATTACHED),
 				 errmsg("application schema \"%s\" is not attached", app_schema),
