@@ -199,8 +199,9 @@ CALL add_business(23, 'EST5EDT,M3.2.0/2,M11.1.0/2');
 CALL add_business(24, 'Etc/GMT+5');
 CALL add_business(25, 'est5edt');
 CALL add_business(26, 'GMT0');
-DO $$ BEGIN FOR n IN 21 .. 26 LOOP CALL add_case(n, n, '2024-05-01', '10:00', '10:30'); END LOOP; END $$;
-SELECT n, over_at(n, '2024-05-01 12:00Z') FROM generate_series(21, 26) n;
+CALL add_business(27, 'Etc/GMT+1x');
+DO $$ BEGIN FOR n IN 21 .. 27 LOOP CALL add_case(n, n, '2024-05-01', '10:00', '10:30'); END LOOP; END $$;
+SELECT n, over_at(n, '2024-05-01 12:00Z') FROM generate_series(21, 27) n;
 SELECT * FROM cusown_mark_no_show();
 SELECT kind, id FROM worklist WHERE NOT closed;
 -- without time zones all are UTC, and no fault

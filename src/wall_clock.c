@@ -44,7 +44,9 @@ is_name(const char *zone)
 	{
 		const char *hours = zone + strlen(etc);
 
-		return strlen(hours) <= 3 && abs(atoi(hours)) <= MAX_ZONE_HOURS;
+		return strlen(hours) <= 3 &&
+			strspn(hours, "+-0123456789") == strlen(hours) &&
+			abs(atoi(hours)) <= MAX_ZONE_HOURS;
 	}
 	for (int i = 0; i < lengthof(names_with_digits); i++)
 	{
