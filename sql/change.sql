@@ -212,8 +212,15 @@ SELECT left(entity_id::text, 8) AS booking FROM cusown_ops.attention ORDER BY 1;
 SELECT app_schema, changed, released, attention, looked_at, batches FROM cusown_ops.job_run ORDER BY id;
 RESET cusown_ops.change_retention;
 SET cusown_ops.change_retention = '59s'; -- fails
--- the place of a row that is gone is still one to read on from
-SELECT shown(c) FROM cusown_changes_since(:'here') c;
+-- a reader that was away so long that it has missed something is told so; the
+-- place of the last one that is gone is still one to read on from
+SELECT shown(c) FROM cusown_changes_since(:'here') c; -- fails
+SELECT s.id AS stream, s.pruned_xid AS xid, s.pruned_id AS id FROM cusown_ops.change_stream s \gset
+SELECT format('%s-%s-%s', replace(:'stream', '-', ''), :'xid', :id - 1) AS before,
+       format('%s-%s-%s', replace(:'stream', '-', ''), :'xid', :id) AS last \gset
+SELECT count(*) FROM cusown_changes_since(:'before'); -- fails
+SELECT count(*) = (SELECT count(*) FROM cusown_ops.change) AS all_kept FROM cusown_changes_since(:'last');
+SELECT count(*) = (SELECT count(*) FROM cusown_ops.change) AS all_kept FROM cusown_changes_since();
 
 -- an application that was detached is pruned by the others' runs, its ledger
 -- too; what is open on its worklist, and what is young, stays

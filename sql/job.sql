@@ -75,7 +75,9 @@ UPDATE cusown_ops.job SET name = 'nightly' WHERE name = 'prune_history'; -- fail
 \set VERBOSITY default
 SELECT cusown_ops.is_shipped_job(NULL);
 -- nor one whose double no clock holds, which the health report would stumble over
+\set VERBOSITY terse
 UPDATE cusown_ops.job SET every = '200000 years' WHERE name = 'prune_history'; -- fails
+\set VERBOSITY default
 DELETE FROM cusown_ops.job;
 SELECT job, every, enabled FROM cusown_jobs();
 

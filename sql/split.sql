@@ -108,11 +108,29 @@ CALL cusown_run_job('expire_bookings');
 TABLE ledger;
 TABLE state;
 
+-- refused ones in a row, at the front: each call gets at least one good one through
+CALL start_over();
+CALL add_due(1, 500);
+DELETE FROM locked_by_owner;
+INSERT INTO locked_by_owner SELECT id_of('booking', n) FROM generate_series(1, 100) n;
+TRUNCATE call;
+CALL call_until_done();
+SELECT count(*) AS calls, sum(expired) AS expired, sum(attention) AS attention,
+       max(tries) AS most_tries, min(expired) > 0 AS each_got_on
+FROM call;
+TABLE state;
+-- for the job that is one run
+CALL start_over();
+CALL add_due(1, 500);
+CALL cusown_run_job('expire_bookings');
+TABLE ledger;
+TABLE state;
+
 -- when the tries bring nothing through, the run has failed, but keeps what it found
 CALL start_over();
 CALL add_due(1, 60);
 DELETE FROM locked_by_owner;
-INSERT INTO locked_by_owner SELECT id_of('booking', n) FROM generate_series(1, 40) n;
+INSERT INTO locked_by_owner SELECT id_of('booking', n) FROM generate_series(1, 60) n;
 CALL cusown_run_job('expire_bookings'); -- fails
 \echo :LAST_ERROR_SQLSTATE
 TABLE ledger;
@@ -135,6 +153,14 @@ TABLE worklist;
 
 -- what says nothing about a row is raised
 \set VERBOSITY terse
+-- as what the audit table refuses, which is mended there
+CALL start_over();
+CALL add_due(1, 4);
+DELETE FROM locked_by_owner;
+ALTER TABLE audit_logs ADD CONSTRAINT no_slots CHECK (action_type <> 'slot_released') NOT VALID;
+SELECT * FROM cusown_expire_bookings(); -- fails
+SELECT count(*) AS worklist FROM cusown_ops.attention;
+ALTER TABLE audit_logs DROP CONSTRAINT no_slots;
 CALL start_over();
 CALL add_due(1, 4);
 DELETE FROM locked_by_owner;

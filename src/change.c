@@ -14,7 +14,8 @@
  *
  * Transaction ids mean nothing in another database.  The cursor carries the
  * id of the stream, a row that is made with the extension and not dumped, so
- * that a cursor from before a dump and restore is refused.
+ * that a cursor from before a dump and restore is refused.  The same row keeps
+ * how far changes were pruned (history.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -63,7 +64,8 @@ static const Template insert_changes = {
 static const Template stream_id = {
 	"SELECT pg_catalog.replace(s.id::text, '-', '') AS id,"
 	" pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::int8"
-	" AS next_xid FROM cusown_ops.change_stream s",
+	" AS next_xid, s.pruned_xid::text::int8 AS pruned_xid, s.pruned_id"
+	" FROM cusown_ops.change_stream s",
 	0, {0}
 };
 
@@ -231,18 +233,43 @@ parse_cursor(Feed *feed, uint64 next_xid)
 	return cursor;
 }
 
+/* a reader that was away too long is told so, not given what is left */
+static void
+check_kept(const Cursor *cursor)
+{
+	bool		isnull;
+	uint64		pruned_xid = DatumGetInt64(template_column(0, "pruned_xid", &isnull));
+	int64		pruned_id;
+
+	if (isnull)
+		return;
+	pruned_id = DatumGetInt64(template_column(0, "pruned_id", &isnull));
+	if (cursor->xid > pruned_xid ||
+		(cursor->xid == pruned_xid && cursor->id >= pruned_id))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("changes behind this cursor are no longer kept"),
+			 errdetail("They were older than cusown_ops.change_retention."),
+			 errhint("Begin again with NULL at the oldest kept; what is missing stands in the application's audit trail.")));
+}
+
 static Cursor
 start_of(Feed *feed)
 {
 	bool		isnull;
 	uint64		next_xid;
 	Datum		id;
+	Cursor		cursor;
 
 	template_execute(NULL, &stream_id, NULL, NULL, true);
 	id = template_column(0, "id", &isnull);
 	feed->stream = TextDatumGetCString(id);
 	next_xid = (uint64) DatumGetInt64(template_column(0, "next_xid", &isnull));
-	return parse_cursor(feed, next_xid);
+	cursor = parse_cursor(feed, next_xid);
+	if (feed->after != NULL)
+		check_kept(&cursor);
+	return cursor;
 }
 
 static void
@@ -293,8 +320,8 @@ feed_body(void *state)
  * none is ever skipped.  A change is given once every transaction that was
  * open when it was made has ended.
  *
- * Errors: 22023 cursor of another database or from before a restore, or
- * max_rows not greater than zero.
+ * Errors: 22023 cursor of another database, from before a restore, or behind
+ * which changes are no longer kept; max_rows not greater than zero.
  */
 Datum
 cusown_changes_since(PG_FUNCTION_ARGS)

@@ -3,6 +3,8 @@
 -- neither is dumped: transaction ids mean nothing in another database
 CREATE TABLE cusown_ops.change_stream (
   id uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+  pruned_xid xid8,
+  pruned_id bigint,
   CONSTRAINT change_stream_pkey PRIMARY KEY (id)
 );
 
@@ -10,6 +12,9 @@ COMMENT ON TABLE cusown_ops.change_stream IS
 'One row: the identity of this database''s changes, part of every cursor';
 COMMENT ON COLUMN cusown_ops.change_stream.id IS
 'made with the extension, anew after a restore';
+COMMENT ON COLUMN cusown_ops.change_stream.pruned_xid IS
+'transaction of the last change, in the order of the cursor, that is no longer kept';
+COMMENT ON COLUMN cusown_ops.change_stream.pruned_id IS 'id of that change';
 
 INSERT INTO cusown_ops.change_stream DEFAULT VALUES;
 
@@ -67,5 +72,5 @@ COMMENT ON FUNCTION @extschema@.cusown_changes_since(text, integer) IS
 after: the cursor of the last row seen; null begins at the oldest kept.
 max_rows: how many rows at most.
 A change is given once every transaction that was open when it was made has ended.
-Errors: 22023 a cursor from before a dump and restore, or of another database.';
+Errors: 22023 a cursor from before a dump and restore, of another database, or behind which changes are no longer kept (cusown_ops.change_retention).';
 

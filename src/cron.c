@@ -159,29 +159,46 @@ nearest_interval(int64 seconds)
 static char *
 schedule_for(const Schedule *schedule, const char *job, const Interval *every)
 {
-	int64		seconds = verb_interval_ms(every) / 1000;
+	int64		ms = verb_interval_ms(every);
+	int64		seconds = ms / 1000;
 	const CronInterval *nearest = nearest_interval(seconds);
 
-	if (schedule->knows_seconds && seconds >= 1 && seconds <= 59)
-		return psprintf(INT64_FORMAT " seconds", seconds);
-	if (nearest->seconds == seconds)
-		return pstrdup(nearest->schedule);
+	if (ms % 1000 == 0)
+	{
+		if (schedule->knows_seconds && seconds >= 1 && seconds <= 59)
+			return psprintf(INT64_FORMAT " seconds", seconds);
+		if (nearest->seconds == seconds)
+			return pstrdup(nearest->schedule);
+	}
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("pg_cron cannot run job \"%s\" every " INT64_FORMAT " seconds",
-					job, seconds),
+			 errmsg("pg_cron cannot run job \"%s\" every %g seconds",
+					job, ms / 1000.0),
 			 errhint("The nearest that it can is every " INT64_FORMAT " seconds.",
 					 nearest->seconds)));
 }
 
 /* ---------- where pg_cron is ---------- */
 
+#define DATABASE_NAME "cron.database_name"
+
+/*
+ * Whether the library is there: without it what postgresql.conf sets is only
+ * the placeholder of a setting.
+ */
+bool
+cron_is_loaded(void)
+{
+	return GetConfigOption(DATABASE_NAME, true, false) != NULL &&
+		(GetConfigOptionFlags(DATABASE_NAME, true) & GUC_CUSTOM_PLACEHOLDER) == 0;
+}
+
 static void
 find_cron(Schedule *schedule)
 {
-	const char *database = GetConfigOption("cron.database_name", true, false);
+	const char *database = GetConfigOption(DATABASE_NAME, true, false);
 
-	if (database == NULL)
+	if (!cron_is_loaded())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("pg_cron is not loaded"),

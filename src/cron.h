@@ -10,6 +10,7 @@
 
 extern char *cron_job_name(const char *job);
 extern char *cron_call(const char *job, const char *source);
+extern bool cron_is_loaded(void);
 extern bool cron_is_visible(void);
 
 #endif							/* CUSOWN_CRON_H */

@@ -125,7 +125,7 @@ read_states(uint64 rows)
 	return states;
 }
 
-/* pg_cron's job id, and active or unknown */
+/* pg_cron's job id, and active, inactive, not loaded or unknown */
 static void
 add_cron_job(const Health *health, JobState *state)
 {
@@ -142,7 +142,8 @@ add_cron_job(const Health *health, JobState *state)
 	state->nulls[STATE_COLUMNS] = false;
 	state->values[STATE_COLUMNS] = template_column(0, "jobid", &isnull);
 	state->values[STATE_COLUMNS + 1] =
-		CStringGetTextDatum(template_bool(0, "active") ? "active" : "inactive");
+		CStringGetTextDatum(!cron_is_loaded() ? "not loaded" :
+							template_bool(0, "active") ? "active" : "inactive");
 }
 
 static void

@@ -620,8 +620,8 @@ expire(Expiry *expiry, const DueBookings *due)
 	int			done;
 
 	expiring.refused = palloc0(SPLIT_MAX_TRIES * sizeof(AttentionItem));
-	done = split_rows(&expiry->split, due->count, expire_some, note_refused,
-					  &expiring);
+	done = split_rows(&expiry->split, expiry->binding, due->count, expire_some,
+					  note_refused, &expiring);
 	audit_check(expiring.changed, expiring.audited);
 	change_notify(expiry->binding, "expire_bookings", &expiring.recorded);
 	expiry->attention += attention_open(expiry->binding, &expiry_failed,

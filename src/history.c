@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * history.c
- *	  The job prune_history: what our own tables need not keep for ever.
+ *	  What our own tables need not keep for ever, and the job prune_history.
  *
  * Changes older than cusown_ops.change_retention, and worklist entries that
  * were closed longer ago than that, go.  The ledger bounds itself at the end
@@ -16,7 +16,11 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -25,14 +29,28 @@
 #include "lazy.h"
 #include "ledger.h"
 #include "template.h"
+#include "verb.h"
 
-/* $1 app_schema, $2 older than this, $3 how many */
+PG_FUNCTION_INFO_V1(cusown_prune_history);
+
+/*
+ * $1 app_schema, $2 older than this, $3 how many.  A reader whose cursor stands
+ * before the last one is told that it has missed something (change.c).
+ */
 static const Template prune_changes = {
 	"WITH old AS MATERIALIZED (SELECT c.id AS id FROM cusown_ops.change c"
 	" WHERE c.app_schema = $1 AND c.at < $2 ORDER BY c.at LIMIT $3"
-	" FOR UPDATE SKIP LOCKED)"
-	" DELETE FROM cusown_ops.change c USING old o"
-	" WHERE c.app_schema = $1 AND c.id = o.id",
+	" FOR UPDATE SKIP LOCKED),"
+	" gone AS (DELETE FROM cusown_ops.change c USING old o"
+	" WHERE c.app_schema = $1 AND c.id = o.id"
+	" RETURNING c.xid AS xid, c.id AS id),"
+	" last AS (SELECT g.xid, g.id FROM gone g"
+	" ORDER BY g.xid DESC, g.id DESC LIMIT 1),"
+	" moved AS (UPDATE cusown_ops.change_stream s"
+	" SET pruned_xid := l.xid, pruned_id := l.id FROM last l"
+	" WHERE s.pruned_xid IS NULL"
+	" OR (s.pruned_xid, s.pruned_id) < (l.xid, l.id))"
+	" SELECT FROM gone",
 	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
 };
 
@@ -76,41 +94,44 @@ static const Template detached_schemas = {
 /* nothing of the application is read or changed */
 static const char *const no_relations[] = {NULL};
 
-/* one batch from one table; whether it may have more */
-static bool
-prune(JobRun *run, const Template *statement, const Datum *values)
+/* how many rows the step that began with before may still delete */
+static int64
+room(const JobRun *run, int64 before)
 {
-	uint64		rows = template_execute(NULL, statement, values, NULL, false);
-
-	run->counts.changed += rows;
-	run->counts.looked_at += rows;
-	return rows == run->batch_size;
+	return run->batch_size - (run->counts.changed - before);
 }
 
-static bool
-prune_schema(JobRun *run, const NameData *schema, bool detached)
+static void
+prune(JobRun *run, const Template *statement, const NameData *schema,
+	  int64 before)
 {
 	Datum		values[3];
-	bool		more;
+	uint64		rows;
 
 	values[0] = NameGetDatum(schema);
 	values[1] = TimestampTzGetDatum(run->as_of -
 									cusown_change_retention * USECS_PER_SEC);
-	values[2] = Int64GetDatum(run->batch_size);
-	more = prune(run, &prune_changes, values);
-	more |= prune(run, &prune_attention, values);
-	if (detached)
-		more |= prune(run, &prune_runs, values);
-	return more;
+	values[2] = Int64GetDatum(room(run, before));
+	rows = template_execute(NULL, statement, values, NULL, false);
+	run->counts.changed += rows;
+	run->counts.looked_at += rows;
 }
 
-static bool
-prune_detached(JobRun *run)
+static void
+prune_schema(JobRun *run, const NameData *schema, bool detached, int64 before)
+{
+	prune(run, &prune_changes, schema, before);
+	prune(run, &prune_attention, schema, before);
+	if (detached)
+		prune(run, &prune_runs, schema, before);
+}
+
+static void
+prune_detached(JobRun *run, int64 before)
 {
 	uint64		rows = template_execute(NULL, &detached_schemas, NULL, NULL,
 										false);
 	NameData   *schemas = palloc(Max(rows, 1) * sizeof(NameData));
-	bool		more = false;
 
 	for (uint64 row = 0; row < rows; row++)
 	{
@@ -121,18 +142,88 @@ prune_detached(JobRun *run)
 	}
 	SPI_freetuptable(SPI_tuptable);
 	for (uint64 i = 0; i < rows; i++)
-		more |= prune_schema(run, &schemas[i], true);
-	return more;
+		prune_schema(run, &schemas[i], true, before);
 }
 
+/* at most batch_size rows; false when there were fewer */
 static bool
 prune_step(JobRun *run)
 {
+	int64		before = run->counts.changed;
 	NameData	schema;
 
 	namestrcpy(&schema, run->binding->app_schema);
 	ledger_bound(run->binding->app_schema, LAZY_JOB);
-	return prune_schema(run, &schema, false) || prune_detached(run);
+	prune_schema(run, &schema, false, before);
+	if (room(run, before) > 0)
+		prune_detached(run, before);
+	return room(run, before) == 0;
+}
+
+/* one call of cusown_prune_history() */
+typedef struct Pruning
+{
+	JobRun		run;
+	int64		max_rows;
+	bool		more;
+} Pruning;
+
+static void
+prune_body(void *state)
+{
+	Pruning    *pruning = state;
+	JobRun	   *run = &pruning->run;
+
+	run->binding = binding_use(no_relations);
+	pruning->more = true;
+	while (pruning->more && run->counts.changed < pruning->max_rows)
+	{
+		CHECK_FOR_INTERRUPTS();
+		run->batch_size = Min(cusown_batch_size,
+							  pruning->max_rows - run->counts.changed);
+		pruning->more = prune_step(run);
+	}
+}
+
+/*
+ * cusown_prune_history(max_rows integer DEFAULT 10000,
+ *		as_of timestamptz DEFAULT now(), source text DEFAULT 'manual',
+ *		dry_run boolean DEFAULT false,
+ *		OUT pruned bigint, OUT more boolean)
+ *
+ * Deletes at most max_rows of our own rows that are older than
+ * cusown_ops.change_retention: changes, worklist entries that were closed, and
+ * the ledger of applications that were detached.
+ *
+ * Errors: as cusown_expire_bookings().
+ *
+ * Locks: the rows, FOR UPDATE SKIP LOCKED; nothing of the application.
+ *
+ * Source: none of the runbooks; what they write must not grow for ever.
+ */
+Datum
+cusown_prune_history(PG_FUNCTION_ARGS)
+{
+	Pruning		pruning = {0};
+	TupleDesc	desc;
+	Datum		values[2];
+	bool		nulls[2] = {false};
+	bool		dry_run;
+
+	verb_check_transaction("cusown_prune_history");
+	pruning.max_rows = verb_max_rows(fcinfo, 0);
+	pruning.run.as_of = verb_as_of(fcinfo, 1);
+	pruning.run.source = verb_source(fcinfo, 2);
+	dry_run = verb_dry_run(fcinfo, 3);
+	verb_check_as_of(pruning.run.as_of, dry_run);
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	verb_run(prune_body, &pruning, dry_run);
+
+	values[0] = Int64GetDatum(pruning.run.counts.changed);
+	values[1] = BoolGetDatum(pruning.more);
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values,
+											 nulls));
 }
 
 const Job	prune_history_job = {

@@ -399,8 +399,8 @@ end_all(Release *release, const EndedHolds *holds)
 	int			done;
 
 	ending.refused = palloc0(SPLIT_MAX_TRIES * sizeof(AttentionItem));
-	done = split_rows(&release->split, holds->count, end_some, note_refused,
-					  &ending);
+	done = split_rows(&release->split, release->binding, holds->count, end_some,
+					  note_refused, &ending);
 	audit_check(ending.changed, ending.audited);
 	change_notify(release->binding, "release_expired_holds", &ending.recorded);
 	release->attention += attention_open(release->binding, &release_failed,

@@ -132,6 +132,16 @@ WHERE CASE WHEN r.status OPERATOR(pg_catalog.=) 'running'
 
 COMMENT ON VIEW cusown_ops.job_progress IS
 'Runs that are under way, and how far they are; on a standby also those whose session has gone';
+COMMENT ON COLUMN cusown_ops.job_progress.app_schema IS 'schema of the application';
+COMMENT ON COLUMN cusown_ops.job_progress.job IS 'name of the job';
+COMMENT ON COLUMN cusown_ops.job_progress.source IS 'who started it: manual, cron, worker, lazy_heal or application';
+COMMENT ON COLUMN cusown_ops.job_progress.since IS 'when it began';
+COMMENT ON COLUMN cusown_ops.job_progress.batches IS 'batches committed that looked at something';
+COMMENT ON COLUMN cusown_ops.job_progress.done IS 'bookings expired, slots released, bookings marked or rows pruned so far';
+COMMENT ON COLUMN cusown_ops.job_progress.looked_at IS 'candidates looked at so far';
+COMMENT ON COLUMN cusown_ops.job_progress.done_per_second IS 'how many were done in a second, from its begin to its last batch';
+COMMENT ON COLUMN cusown_ops.job_progress.last_batch_at IS 'when the last batch was committed';
+COMMENT ON COLUMN cusown_ops.job_progress.session IS 'process and role that run it';
 
 CREATE PROCEDURE @extschema@.cusown_run_job(
   job text,

@@ -633,8 +633,8 @@ mark_all(NoShow *no_show, const Appointments *appointments)
 	int			done;
 
 	marked.refused = palloc0(SPLIT_MAX_TRIES * sizeof(AttentionItem));
-	done = split_rows(&no_show->split, appointments->count, mark_some,
-					  note_refused, &marked);
+	done = split_rows(&no_show->split, no_show->binding, appointments->count,
+					  mark_some, note_refused, &marked);
 	audit_check(marked.changed, marked.audited);
 	change_notify(no_show->binding, "mark_no_show", &marked.recorded);
 	no_show->attention += attention_open(no_show->binding, &no_show_failed,

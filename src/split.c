@@ -9,10 +9,13 @@
  * first, down to the single row that cannot be changed.  So at any moment all
  * rows before some row are done, changed or refused, and none behind it is:
  * when the tries are used up the caller goes on from there in its next
- * transaction.
+ * transaction.  Where they go into refused rows alone, the last ones are kept
+ * for rows further on: whoever is refused may come in a row, and one good row
+ * tells that the others are worth the next transaction.
  *
  * An error that is no judgment of a row, such as a cancel, a deadlock, a
- * lock_timeout or a full disk, is raised.  So is one of a trigger that can change no row at all.
+ * lock_timeout or a full disk, is raised.  So is one of a trigger that can
+ * change no row at all, and what the audit table refuses: that is mended there.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,8 +29,12 @@
 #include "split.h"
 #include "subtransaction.h"
 
+/* tries kept for rows further on while nothing got through */
+#define PROBES 8
+
 typedef struct Try
 {
+	const Binding *binding;
 	SplitChange change;
 	SplitRefused refused;
 	void	   *state;
@@ -116,6 +123,17 @@ is_program_error(const ErrorData *error)
 		ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION;
 }
 
+/* whether the error is one of a constraint of the audit table */
+static bool
+is_about_audit(const Binding *binding, const ErrorData *error)
+{
+	const BoundRelation *audit_logs = binding_relation(binding, "audit_logs");
+
+	return audit_logs != NULL && error->table_name != NULL &&
+		strcmp(error->table_name, audit_logs->name) == 0 &&
+		strcmp(error->schema_name, audit_logs->schema) == 0;
+}
+
 /* whether the rows are changed now */
 static bool
 try_rows(Split *split, Try *this)
@@ -129,7 +147,7 @@ try_rows(Split *split, Try *this)
 		split->passed += this->count;
 		return true;
 	}
-	if (!split_is_refusal(error))
+	if (!split_is_refusal(error) || is_about_audit(this->binding, error))
 		ReThrowError(error);
 	if (this->count == 1)
 	{
@@ -138,6 +156,13 @@ try_rows(Split *split, Try *this)
 		this->refused(this->state, this->first, error);
 	}
 	return false;
+}
+
+/* for the rows at the front */
+static bool
+has_tries_in_order(const Split *split)
+{
+	return split->tries < SPLIT_MAX_TRIES - (split->passed == 0 ? PROBES : 0);
 }
 
 /*
@@ -154,7 +179,7 @@ split_range(Split *split, Try this, bool holds_refused)
 
 	if (this.count == 1 || !holds_refused)
 	{
-		if (!split_has_tries(split))
+		if (!has_tries_in_order(split))
 			return 0;
 		if (try_rows(split, &this) || this.count == 1)
 			return this.count;
@@ -168,18 +193,39 @@ split_range(Split *split, Try this, bool holds_refused)
 	return done + split_range(split, half, split->refused == refused_before);
 }
 
+/* single rows, spread over those of all behind the first done, until one passes */
+static void
+probe(Split *split, Try all, int done)
+{
+	Try			row = all;
+	int			last = all.count - 1;
+
+	row.count = 1;
+	for (int i = 1; i <= PROBES && split->passed == 0; i++)
+	{
+		int			next = done + (int) ((int64) (last - done) * i / PROBES);
+
+		if (i > 1 && next == row.first)
+			continue;
+		row.first = next;
+		(void) try_rows(split, &row);
+	}
+}
+
 /*
  * Changes count rows of state, but for those that a trigger refuses.  Returns
  * how many of the first rows are done: all, unless the tries are used up.
  */
 int
-split_rows(Split *split, int count, SplitChange change, SplitRefused refused,
-		   void *state)
+split_rows(Split *split, const Binding *binding, int count, SplitChange change,
+		   SplitRefused refused, void *state)
 {
-	Try			all = {change, refused, state, 0, count};
+	Try			all = {binding, change, refused, state, 0, count};
 	int64		refused_before = split->refused;
 	int			done = count == 0 ? 0 : split_range(split, all, false);
 
+	if (done < count && split->passed == 0)
+		probe(split, all, done);
 	/* of an earlier call the last refusal's memory may be gone */
 	if (split->passed == 0 && split->refused > refused_before &&
 		is_program_error(split->last_refusal))

@@ -8,6 +8,8 @@
 #ifndef CUSOWN_SPLIT_H
 #define CUSOWN_SPLIT_H
 
+#include "binding.h"
+
 /* subtransactions that one transaction may begin: the server caches 64 */
 #define SPLIT_MAX_TRIES 50
 
@@ -34,8 +36,8 @@ extern int	split_window_size(int64 max_rows);
 extern bool split_has_tries(const Split *split);
 extern bool split_is_fruitless(const Split *split);
 extern void split_fire_deferred(const Split *split);
-extern int	split_rows(Split *split, int count, SplitChange change,
-					   SplitRefused refused, void *state);
+extern int	split_rows(Split *split, const Binding *binding, int count,
+					   SplitChange change, SplitRefused refused, void *state);
 extern bool split_is_refusal(const ErrorData *error);
 extern char *split_finding(const ErrorData *error, const char *what);
 

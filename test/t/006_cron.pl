@@ -71,6 +71,9 @@ is($node->safe_psql('app', 'SELECT count(*) FROM cron.job'),
 is( refusal($node, 'app', "SELECT * FROM cusown_schedule('expire_bookings', '7 minutes')"),
 	'22023 The nearest that it can is every 360 seconds.',
 	'an interval that cron cannot say is refused with the nearest');
+is( refusal($node, 'app', "SELECT * FROM cusown_schedule('expire_bookings', '300.9 seconds')"),
+	'22023 The nearest that it can is every 300 seconds.',
+	'nor is one rounded to what it can');
 is( refusal($node, 'app', "SELECT * FROM cusown_schedule('no_such_job')"),
 	'22023 SELECT * FROM cusown_jobs() shows them.',
 	'an unknown job is refused');

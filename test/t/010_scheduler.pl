@@ -72,6 +72,8 @@ is($node->safe_psql('app', "$runs 'worker'; SELECT count(*) FROM cusown_ops.take
 restart_with('cusown_ops');
 $node->safe_psql('app', qq{UPDATE cusown_ops.job SET every = '$every seconds' WHERE name = 'expire_bookings'});
 shows("SELECT ($runs 'worker') > 0", 'pg_cron has gone: the worker runs the job');
+is($node->safe_psql('app', q{SELECT cron_state FROM cusown_cron_health() WHERE job = 'expire_bookings'}),
+	'not loaded', 'the report says why');
 is( $node->safe_psql(
 		'app', q{SELECT severity FROM audit_logs WHERE action_type = 'cron_failed' AND metadata->>'job' = 'expire_bookings'}),
 	'critical', 'the audit trail says that the scheduler has failed');
