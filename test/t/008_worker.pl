@@ -47,6 +47,18 @@ sub set_every
 	return;
 }
 
+# What has never succeeded was set up long enough ago to be late.
+sub grow_old
+{
+	my ($node, $database) = @_;
+
+	$node->safe_psql(
+		$database, q{
+		UPDATE cusown_ops.binding SET bound_since = bound_since - interval '1 day';
+		UPDATE cusown_ops.job SET set_at = set_at - interval '1 day'});
+	return;
+}
+
 sub configure
 {
 	my ($node, %settings) = @_;
@@ -198,6 +210,7 @@ $node->safe_psql(
 	CREATE TRIGGER refuse BEFORE UPDATE ON bookings EXECUTE FUNCTION refuse();
 	INSERT INTO cusown_ops.job (name, every, enabled) VALUES ('release_expired_holds', '1 hour', true)
 	ON CONFLICT (name) DO UPDATE SET every = excluded.every, enabled = excluded.enabled});
+grow_old($node, 'app');
 add_due($node, 'app', 1, 5);
 shows($node, 'app', q{SELECT count(*) = 2 FROM cusown_ops.job_run WHERE (job, status) IN (('expire_bookings', 'failed'), ('release_expired_holds', 'succeeded'))},
 	'a job that fails does not keep the others from running');
@@ -218,6 +231,7 @@ make_database($node, 'drained');
 $node->safe_psql('drained', 'ALTER DATABASE drained SET cusown_ops.batch_size = 1');
 grant_role($node, 'drained');
 set_every($node, 'drained', '1 hour');
+grow_old($node, 'drained');
 add_due($node, 'drained', 1, 20000);
 configure($node, 'cusown_ops.worker_databases' => 'app, drained');
 shows($node, 'drained', q{SELECT count(*) >= 2 FROM cusown_ops.job_run WHERE job = 'expire_bookings' AND status = 'succeeded' AND more_left},
