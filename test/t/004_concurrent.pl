@@ -3,11 +3,7 @@
 # own functions, two drain, one heals lazily.  Once beside the application as
 # it is, which frees slots without looking, and once beside a mended one.
 #
-# Triggers write down each change of a booking, slot or payment, with a number
-# that is taken while the row is locked.  Changes that exclude each other by
-# their locks are therefore numbered in the order in which they took place,
-# whenever they were committed; what must hold is read from that record when
-# all is over.
+# What must hold is read from a record of each change when all is over.
 #
 # STRESS_SECONDS sets how long each of the two runs lasts.
 
@@ -18,9 +14,9 @@ use FindBin;
 use lib $FindBin::RealBin;
 
 use Application;
-use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Record;
 use Test::More;
 
 my $seconds = $ENV{STRESS_SECONDS} || 30;
@@ -45,107 +41,12 @@ my $node = new_node(
 $node->safe_psql('postgres',
 	'CREATE ROLE drain LOGIN BYPASSRLS; CREATE ROLE lazy LOGIN BYPASSRLS');
 
-# ---------- the record ----------
-
-my $record = q{
-	CREATE SCHEMA record;
-	CREATE SEQUENCE record.number;
-
-	-- to_slot, to_status: as it stands from then on; lives: of a slot, that its
-	-- hold had not ended; of a payment, that it is within the grace
-	CREATE TABLE record.event (
-	  number bigint, who name, entity text, id uuid, booking_id uuid,
-	  from_slot uuid, to_slot uuid, from_status text, to_status text,
-	  lives boolean);
-
-	CREATE FUNCTION record.booking() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
-	BEGIN
-	  INSERT INTO record.event
-	  VALUES (nextval('record.number'), session_user, 'booking', NEW.id, NEW.id,
-	          OLD.slot_id, NEW.slot_id, OLD.status, NEW.status);
-	  RETURN NEW;
-	END
-	$$;
-	CREATE TRIGGER record BEFORE INSERT OR UPDATE ON bookings FOR EACH ROW EXECUTE FUNCTION record.booking();
-
-	CREATE FUNCTION record.slot() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
-	BEGIN
-	  INSERT INTO record.event
-	  VALUES (nextval('record.number'), session_user, 'slot', NEW.id, NULL,
-	          OLD.id, NEW.id, OLD.status, NEW.status,
-	          OLD.status = 'reserved' AND OLD.reserved_until > now());
-	  RETURN NEW;
-	END
-	$$;
-	CREATE TRIGGER record BEFORE UPDATE ON slots FOR EACH ROW EXECUTE FUNCTION record.slot();
-
-	CREATE FUNCTION record.payment() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
-	BEGIN
-	  INSERT INTO record.event
-	  VALUES (nextval('record.number'), session_user, 'payment', NEW.id, NEW.booking_id,
-	          NULL, NULL, OLD.status, NEW.status, NEW.created_at > now() - interval '1 h');
-	  RETURN NEW;
-	END
-	$$;
-	CREATE TRIGGER record BEFORE UPDATE ON payments FOR EACH ROW EXECUTE FUNCTION record.payment();
-	-- what locks the booking of a new one is its foreign key, whose trigger
-	-- comes first by its name
-	CREATE TRIGGER record_new AFTER INSERT ON payments FOR EACH ROW EXECUTE FUNCTION record.payment();
-
-	CREATE VIEW record.ours AS SELECT * FROM record.event WHERE who IN ('drain', 'lazy');
-};
-
-# Read when all is over: what we did that we must not.
-my $judge = q{
-	CREATE INDEX ON record.event (id, number);
-	CREATE INDEX ON record.event (to_slot, number) WHERE entity = 'booking';
-	CREATE INDEX ON record.event (booking_id, number) WHERE entity = 'payment';
-	ANALYZE record.event;
-
-	CREATE VIEW record.violation AS
-	SELECT 'a booking that was ' || from_status || ' became ' || to_status AS what, id
-	  FROM record.ours
-	 WHERE entity = 'booking' AND (from_status, to_status) <> ('pending', 'cancelled')
-	UNION ALL
-	SELECT 'a booking was moved', id
-	  FROM record.ours WHERE entity = 'booking' AND from_slot <> to_slot
-	UNION ALL
-	SELECT 'a booking expired with a payment that was ' || p.to_status || ', young: ' || p.lives, o.id
-	  FROM record.ours o JOIN record.event p ON p.entity = 'payment' AND p.booking_id = o.id
-	 WHERE o.entity = 'booking' AND p.number < o.number
-	   AND (p.to_status IN ('completed', 'partially_refunded')
-	        OR p.to_status IN ('initiated', 'pending', 'processing') AND p.lives)
-	   AND NOT EXISTS (SELECT FROM record.event later
-	                    WHERE later.id = p.id AND later.number > p.number AND later.number < o.number)
-	UNION ALL
-	SELECT 'the slot of a confirmed booking became ' || o.to_status, o.id
-	  FROM record.ours o JOIN record.event b ON b.entity = 'booking' AND b.to_slot = o.id
-	 WHERE o.entity = 'slot' AND o.to_status = 'available' AND b.number < o.number
-	   AND b.to_status = 'confirmed'
-	   AND NOT EXISTS (SELECT FROM record.event later
-	                    WHERE later.id = b.id AND later.number > b.number AND later.number < o.number)
-	UNION ALL
-	SELECT 'a live hold was ended', id FROM record.ours WHERE entity = 'slot' AND lives;
-};
-
 # ---------- the application ----------
 
 # One thing that a customer, an owner or a provider does, by the application's
 # own functions.  What they refuse is part of life; a deadlock is not caught,
 # so that the server logs it and pgbench tries again.
 my $application = q{
-	CREATE SCHEMA act;
-	CREATE FUNCTION act.booking(p_status text) RETURNS uuid LANGUAGE sql AS $$
-	  SELECT id FROM bookings WHERE status = p_status ORDER BY random() LIMIT 1
-	$$;
-	CREATE FUNCTION act.slot() RETURNS uuid LANGUAGE sql AS $$
-	  SELECT md5('slot ' || 1 + floor(random() * 200))::uuid
-	$$;
-	CREATE FUNCTION act.payment(p_status payment_status) RETURNS uuid LANGUAGE sql AS $$
-	  SELECT p.id FROM payments p JOIN bookings b ON b.id = p.booking_id
-	   WHERE p.status = p_status AND b.status = 'pending' ORDER BY random() LIMIT 1
-	$$;
-
 	CREATE FUNCTION act.anything(p_what integer) RETURNS void LANGUAGE plpgsql AS $$
 	DECLARE
 	  v_payment uuid;
@@ -257,22 +158,13 @@ sub make_stage
 {
 	my ($database, $neighbour) = @_;
 
-	$node->safe_psql('postgres', "CREATE DATABASE $database");
-	$node->safe_psql($database,
-			($neighbour eq 'mended' ? "\\set mended 1\n" : '')
-		  . include('cusown_app.sql') . q{
-		CREATE EXTENSION cusown_ops;
-		SELECT count(*) FROM cusown_attach();
+	make_salon($node, $database, $neighbour eq 'mended');
+	$node->safe_psql(
+		$database, q{
 		SELECT cusown_grant('drain', 'operator') \gexec
 		SELECT cusown_grant('lazy', 'application') \gexec
-		INSERT INTO businesses (id, salon_name, owner_name, whatsapp_number,
-		                        opening_time, closing_time, slot_duration, booking_link)
-		VALUES (md5('business')::uuid, 'Salon', 'Owner', '+15550000000', '09:00', '18:00', 30, 'salon');
-		INSERT INTO slots (id, business_id, date, start_time, end_time)
-		SELECT md5('slot ' || i)::uuid, md5('business')::uuid, date '2030-01-01' + i, '09:00', '09:30'
-		  FROM generate_series(1, 200) i;
-		CREATE INDEX ON bookings (created_at, id) WHERE status = 'pending';
-	} . $record . $application . $reschedule{$neighbour});
+	} . $application . $reschedule{$neighbour});
+	make_record($node, $database, 'drain', 'lazy');
 	return;
 }
 
@@ -296,33 +188,16 @@ append_to_file("$dir/by_hand.sql",
 	  . "SELECT count(*) FROM cusown_due_bookings();\n");
 append_to_file("$dir/lazy.sql", "SELECT cusown_expire_if_due();\n");
 
-sub start_pgbench
-{
-	my ($database, $role, $clients, @options) = @_;
-	my %bench = (name => $role, out => '', err => '');
-
-	local $ENV{PGHOST} = $node->host;
-	local $ENV{PGPORT} = $node->port;
-	local $ENV{PGDATABASE} = $database;
-	local $ENV{PGUSER} = $role;
-	local $ENV{PGAPPNAME} = $role;
-	$bench{run} = IPC::Run::start(
-		[ 'pgbench', '-n', '-T', $seconds, '-c', $clients, '-j', $clients, @options ],
-		'<', \undef, '>', \$bench{out}, '2>', \$bench{err},
-		IPC::Run::timeout($seconds + $PostgreSQL::Test::Utils::timeout_default));
-	return \%bench;
-}
-
 sub run_load
 {
 	my ($database, $neighbour) = @_;
 	my $owner = $node->safe_psql($database, 'SELECT current_user');
 	my @benches = (
-		start_pgbench($database, $owner, 4, '--max-tries=1000',
+		start_pgbench($node, $database, $owner, $seconds, 4, '--max-tries=1000',
 			'-f', "$dir/anything.sql\@95", '-f', "$dir/confirm.sql\@5"),
-		start_pgbench($database, 'drain', 2, '--rate=60',
+		start_pgbench($node, $database, 'drain', $seconds, 2, '--rate=60',
 			'-f', "$dir/expire.sql\@6", '-f', "$dir/holds.sql\@1", '-f', "$dir/by_hand.sql\@3"),
-		start_pgbench($database, 'lazy', 1, '--rate=50', '-f', "$dir/lazy.sql"));
+		start_pgbench($node, $database, 'lazy', $seconds, 1, '--rate=50', '-f', "$dir/lazy.sql"));
 
 	foreach my $bench (@benches)
 	{
@@ -367,65 +242,6 @@ sub check_activity
 	return;
 }
 
-# The record, the change feed and the audit rows: each change of ours is once
-# in each of them, and nothing else is.  The record knows nothing of dry runs.
-sub check_changes
-{
-	my ($database, $neighbour) = @_;
-	my %told = (
-		'in the record' => q{SELECT entity, id, from_status, to_status FROM record.ours},
-		'a change' =>
-		  q{SELECT entity, entity_id, from_status, to_status FROM cusown_changes_since(NULL, 10000000)},
-		'audited' => q{SELECT entity_type, entity_id, metadata->>'from', metadata->>'to'
-		                 FROM audit_logs WHERE metadata->>'actor' = 'system' AND metadata ? 'rule'});
-
-	# a change is given when what was open beside it has ended
-	ok( $node->poll_query_until($database,
-			'SELECT count(*) = (SELECT count(*) FROM cusown_ops.change) FROM cusown_changes_since(NULL, 10000000)'),
-		"$neighbour: all changes can be read");
-	foreach my $pair (
-		[ 'in the record', 'a change' ], [ 'a change', 'in the record' ],
-		[ 'in the record', 'audited' ], [ 'audited', 'in the record' ])
-	{
-		my ($one, $other) = @$pair;
-
-		is( $node->safe_psql($database, "SELECT * FROM (($told{$one}) EXCEPT ALL ($told{$other})) d LIMIT 5"),
-			'', "$neighbour: each that is $one is also $other");
-	}
-	is( $node->safe_psql($database,
-			q{SELECT id FROM record.ours WHERE entity = 'booking' GROUP BY id HAVING count(*) > 1 LIMIT 5}),
-		'', "$neighbour: none expired twice");
-	is( $node->safe_psql($database,
-			q{(SELECT booking_id, old_slot_id FROM booking_lifecycle_audit WHERE action_type = 'expire'
-			   EXCEPT ALL SELECT id, to_slot FROM record.ours WHERE entity = 'booking')
-			  UNION ALL
-			  (SELECT id, to_slot FROM record.ours WHERE entity = 'booking'
-			   EXCEPT ALL SELECT booking_id, old_slot_id FROM booking_lifecycle_audit WHERE action_type = 'expire')
-			  LIMIT 5}),
-		'', "$neighbour: each that expired has its row in booking_lifecycle_audit");
-	is( $node->safe_psql($database,
-			q{SELECT b.id FROM bookings b FULL JOIN (SELECT id FROM record.ours WHERE entity = 'booking') o USING (id)
-			   WHERE (o.id IS NOT NULL) IS DISTINCT FROM
-			         (b.status = 'cancelled' AND b.cancelled_by = 'system' AND b.cancellation_reason = 'expired')
-			   LIMIT 5}),
-		'', "$neighbour: the expired bookings are those that we changed, and stay so");
-	return;
-}
-
-sub check_faults
-{
-	my ($database, $neighbour) = @_;
-
-	$node->safe_psql($database, $judge);
-	is( $node->safe_psql($database, 'SELECT what, count(*), min(id::text) FROM record.violation GROUP BY 1'),
-		'', "$neighbour: no booking expired that is paid or being paid, no slot of a confirmed booking and no live hold was released");
-	is( $node->safe_psql($database,
-			q{SELECT a.entity_id FROM cusown_ops.attention a JOIN bookings b ON b.id = a.entity_id
-			   WHERE a.closed_at IS NULL AND a.kind = 'paid_pending' AND b.cancellation_reason = 'expired'}),
-		'', "$neighbour: no booking with an open entry expired");
-	return;
-}
-
 # What stands at the end, where nobody frees what is not his.
 sub check_end
 {
@@ -462,8 +278,9 @@ foreach my $neighbour (qw(original mended))
 	make_stage($database, $neighbour);
 	run_load($database, $neighbour);
 	check_activity($database, $neighbour);
-	check_changes($database, $neighbour);
-	check_faults($database, $neighbour);
+	check_changes($node, $database, $neighbour);
+	index_record($node, $database);
+	check_faults($node, $database, $neighbour);
 	check_end($database) if $neighbour eq 'mended';
 }
 

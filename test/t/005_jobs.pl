@@ -9,7 +9,6 @@ use FindBin;
 use lib $FindBin::RealBin;
 
 use Application;
-use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -63,23 +62,6 @@ sub add_due
 		       now() - interval '3 days' + n * interval '1 second' FROM n;
 	});
 	return;
-}
-
-# Starts a session that runs statements; its output is in out and err.
-sub start_psql
-{
-	my ($node, $database, @statements) = @_;
-	my $self = { out => '', err => '' };
-
-	$self->{run} = IPC::Run::start(
-		[
-			'psql', '-XAtq', '-v', 'VERBOSITY=verbose',
-			'-d', $node->connstr($database),
-			map { ('-c', $_) } @statements
-		],
-		'<', \undef, '>', \$self->{out}, '2>', \$self->{err},
-		IPC::Run::timer($PostgreSQL::Test::Utils::timeout_default));
-	return $self;
 }
 
 # A session that closes the gate.

@@ -8,30 +8,13 @@ use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
 
-use Application;
+use Application qw(:DEFAULT add_due);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $preload = "shared_preload_libraries = 'cusown_ops'";
 my $naptime = "cusown_ops.worker_naptime = '200ms'";
-
-# The role that the worker works as, with the rights that cusown_grant() asks for.
-sub make_role
-{
-	my ($node) = @_;
-
-	$node->safe_psql('postgres', 'CREATE ROLE jobs LOGIN BYPASSRLS');
-	return;
-}
-
-sub grant_role
-{
-	my ($node, $database) = @_;
-
-	$node->safe_psql($database, q{SELECT cusown_grant('jobs', 'operator') \gexec});
-	return;
-}
 
 # Both jobs of the application are to run every few seconds, the others not.
 sub set_every
@@ -65,23 +48,6 @@ sub configure
 
 	$node->safe_psql('postgres', "ALTER SYSTEM SET $_ = '$settings{$_}'") foreach sort keys %settings;
 	$node->reload;
-	return;
-}
-
-# Bookings first .. last, due, each on a slot of its own, beside the sample's.
-sub add_due
-{
-	my ($node, $database, $first, $last) = @_;
-
-	$node->safe_psql(
-		$database, qq{
-		INSERT INTO slots (id, business_id, date, start_time, end_time, status, reserved_until)
-		SELECT md5('more slot ' || n)::uuid, b.id, date '2040-01-01' + n, '09:00', '09:30', 'reserved',
-		       now() - interval '1 day'
-		  FROM (SELECT id FROM businesses ORDER BY id LIMIT 1) b, generate_series($first, $last) n;
-		INSERT INTO bookings (id, business_id, slot_id, customer_name, customer_phone, booking_id, created_at)
-		SELECT md5('more ' || n)::uuid, s.business_id, s.id, 'Customer', '-', 'MORE-' || n, now() - interval '2 days'
-		  FROM generate_series($first, $last) n JOIN slots s ON s.id = md5('more slot ' || n)::uuid});
 	return;
 }
 

@@ -9,14 +9,17 @@ use warnings;
 use Cwd qw(abs_path);
 use Exporter 'import';
 use File::Basename;
+use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(
-  new_node include make_database attach_minimal
+  new_node include make_database attach_minimal make_salon
+  make_role grant_role start_psql start_pgbench
   state_of expiry_counts error_of
 );
+our @EXPORT_OK = qw(add_due);
 
 my $fixture = abs_path($ENV{CUSOWN_FIXTURE} || dirname(__FILE__) . '/../fixture');
 
@@ -68,6 +71,110 @@ sub attach_minimal
 		  . sprintf($change, ":'minimal_mapping'")
 		  . ')');
 	return;
+}
+
+# A database with the reference schema, attached, and in it a salon with 200
+# slots.  Functions in schema act pick a booking, slot or payment by chance.
+sub make_salon
+{
+	my ($node, $name, $mended) = @_;
+
+	$node->safe_psql('postgres', "CREATE DATABASE $name");
+	$node->safe_psql($name,
+			($mended ? "\\set mended 1\n" : '')
+		  . include('cusown_app.sql') . q{
+		CREATE EXTENSION cusown_ops;
+		SELECT count(*) FROM cusown_attach();
+		INSERT INTO businesses (id, salon_name, owner_name, whatsapp_number,
+		                        opening_time, closing_time, slot_duration, booking_link)
+		VALUES (md5('business')::uuid, 'Salon', 'Owner', '+15550000000', '09:00', '18:00', 30, 'salon');
+		INSERT INTO slots (id, business_id, date, start_time, end_time)
+		SELECT md5('slot ' || i)::uuid, md5('business')::uuid, date '2030-01-01' + i, '09:00', '09:30'
+		  FROM generate_series(1, 200) i;
+		CREATE INDEX ON bookings (created_at, id) WHERE status = 'pending';
+
+		CREATE SCHEMA act;
+		CREATE FUNCTION act.booking(p_status text) RETURNS uuid LANGUAGE sql AS $$
+		  SELECT id FROM bookings WHERE status = p_status ORDER BY random() LIMIT 1
+		$$;
+		CREATE FUNCTION act.slot() RETURNS uuid LANGUAGE sql AS $$
+		  SELECT md5('slot ' || 1 + floor(random() * 200))::uuid
+		$$;
+		CREATE FUNCTION act.payment(p_status payment_status) RETURNS uuid LANGUAGE sql AS $$
+		  SELECT p.id FROM payments p JOIN bookings b ON b.id = p.booking_id
+		   WHERE p.status = p_status AND b.status = 'pending' ORDER BY random() LIMIT 1
+		$$;
+	});
+	return;
+}
+
+# The role that the worker works as, with the rights that cusown_grant() asks for.
+sub make_role
+{
+	my ($node) = @_;
+
+	$node->safe_psql('postgres', 'CREATE ROLE jobs LOGIN BYPASSRLS');
+	return;
+}
+
+sub grant_role
+{
+	my ($node, $database) = @_;
+
+	$node->safe_psql($database, q{SELECT cusown_grant('jobs', 'operator') \gexec});
+	return;
+}
+
+# Bookings first .. last, due, each on a slot of its own, beside the sample's.
+sub add_due
+{
+	my ($node, $database, $first, $last) = @_;
+
+	$node->safe_psql(
+		$database, qq{
+		INSERT INTO slots (id, business_id, date, start_time, end_time, status, reserved_until)
+		SELECT md5('more slot ' || n)::uuid, b.id, date '2040-01-01' + n, '09:00', '09:30', 'reserved',
+		       now() - interval '1 day'
+		  FROM (SELECT id FROM businesses ORDER BY id LIMIT 1) b, generate_series($first, $last) n;
+		INSERT INTO bookings (id, business_id, slot_id, customer_name, customer_phone, booking_id, created_at)
+		SELECT md5('more ' || n)::uuid, s.business_id, s.id, 'Customer', '-', 'MORE-' || n, now() - interval '2 days'
+		  FROM generate_series($first, $last) n JOIN slots s ON s.id = md5('more slot ' || n)::uuid});
+	return;
+}
+
+# Starts a session that runs statements; its output is in out and err.
+sub start_psql
+{
+	my ($node, $database, @statements) = @_;
+	my $self = { out => '', err => '' };
+
+	$self->{run} = IPC::Run::start(
+		[
+			'psql', '-XAtq', '-v', 'VERBOSITY=verbose',
+			'-d', $node->connstr($database),
+			map { ('-c', $_) } @statements
+		],
+		'<', \undef, '>', \$self->{out}, '2>', \$self->{err},
+		IPC::Run::timer($PostgreSQL::Test::Utils::timeout_default));
+	return $self;
+}
+
+# Starts clients that log in as a role; what pgbench prints is in out and err.
+sub start_pgbench
+{
+	my ($node, $database, $role, $seconds, $clients, @options) = @_;
+	my %bench = (name => $role, out => '', err => '');
+
+	local $ENV{PGHOST} = $node->host;
+	local $ENV{PGPORT} = $node->port;
+	local $ENV{PGDATABASE} = $database;
+	local $ENV{PGUSER} = $role;
+	local $ENV{PGAPPNAME} = $role;
+	$bench{run} = IPC::Run::start(
+		[ 'pgbench', '-n', '-T', $seconds, '-c', $clients, '-j', $clients, @options ],
+		'<', \undef, '>', \$bench{out}, '2>', \$bench{err},
+		IPC::Run::timeout($seconds + $PostgreSQL::Test::Utils::timeout_default));
+	return \%bench;
 }
 
 # A hash over every row of every table of a schema.
