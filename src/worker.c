@@ -482,7 +482,8 @@ cusown_worker_launcher_main(Datum argument)
 		visit_all(started);
 		nap();
 	}
-	proc_exit(0);
+	/* not 0: whoever ended it, the server is to start it again */
+	proc_exit(1);
 }
 
 /* ---------- a visit ---------- */

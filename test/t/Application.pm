@@ -16,7 +16,7 @@ use Test::More;
 
 our @EXPORT = qw(
   new_node include make_database attach_minimal make_salon
-  make_role grant_role start_psql start_pgbench
+  make_role grant_role start_psql start_pgbench launcher_pid
   state_of expiry_counts error_of
 );
 our @EXPORT_OK = qw(add_due);
@@ -175,6 +175,27 @@ sub start_pgbench
 		'<', \undef, '>', \$bench{out}, '2>', \$bench{err},
 		IPC::Run::timeout($seconds + $PostgreSQL::Test::Utils::timeout_default));
 	return \%bench;
+}
+
+# What a file of /proc holds; nothing, where the process has gone.
+sub read_proc
+{
+	my ($file) = @_;
+
+	open(my $handle, '<', $file) or return '';
+	return join('', <$handle>);
+}
+
+# The worker's launcher has no database: pg_stat_activity does not show it.
+sub launcher_pid
+{
+	my ($node) = @_;
+	my ($process) = grep {
+		read_proc("$_/cmdline") =~ /cusown_ops launcher/
+		  && read_proc("$_/stat") =~ /\) \S $node->{_pid} /
+	} glob '/proc/[0-9]*';
+
+	return $process && basename($process);
 }
 
 # A hash over every row of every table of a schema.
