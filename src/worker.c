@@ -354,23 +354,34 @@ note_failure(Visit *visit, const char *error)
 
 /* whether the worker that was started is still at it */
 static bool
-is_at_work(int number, Started *started)
+is_at_work(const Started *started)
 {
-	Visit	   *visit = &shared->visits[number];
 	pid_t		pid;
 
-	if (started->handle == NULL)
-		return false;
-	if (GetBackgroundWorkerPid(started->handle, &pid) != BGWH_STOPPED)
-		return true;
-	pfree(started->handle);
-	started->handle = NULL;
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	visit->pid = 0;
-	if (!visit->is_done)
-		note_failure(visit, "the visit did not come to its end, see the server's log");
-	LWLockRelease(shared_lock);
-	return false;
+	return GetBackgroundWorkerPid(started->handle, &pid) != BGWH_STOPPED;
+}
+
+/*
+ * Frees the visits whose workers have gone, before the settings are adopted: a
+ * database that is no longer to be visited must not be begun again first.
+ */
+static void
+end_visits(Started *started)
+{
+	for (int i = 0; i < MAX_DATABASES; i++)
+	{
+		Visit	   *visit = &shared->visits[i];
+
+		if (started[i].handle == NULL || is_at_work(&started[i]))
+			continue;
+		pfree(started[i].handle);
+		started[i].handle = NULL;
+		LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+		visit->pid = 0;
+		if (!visit->is_done)
+			note_failure(visit, "the visit did not come to its end, see the server's log");
+		LWLockRelease(shared_lock);
+	}
 }
 
 static bool
@@ -404,20 +415,20 @@ begin_visit(int number, Started *started, TimestampTz now)
 }
 
 static void
-visit_all(Started *started)
+begin_visits(Started *started)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
 	for (int i = 0; i < MAX_DATABASES; i++)
 	{
-		if (!is_at_work(i, &started[i]) && is_due(&shared->visits[i], now))
+		if (started[i].handle == NULL && is_due(&shared->visits[i], now))
 			begin_visit(i, &started[i], now);
 	}
 }
 
-/* until the first visit that is due, at most a nap */
+/* until the first visit that is due, at most a nap; those under way have time */
 static long
-time_to_sleep(void)
+time_to_sleep(const Started *started)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	long		ms = worker_naptime;
@@ -426,7 +437,7 @@ time_to_sleep(void)
 	{
 		const Visit *visit = &shared->visits[i];
 
-		if (NameStr(visit->database)[0] != '\0')
+		if (started[i].handle == NULL && NameStr(visit->database)[0] != '\0')
 			ms = Min(ms, TimestampDifferenceMilliseconds(now, visit->next_visit));
 	}
 	return Max(ms, MIN_NAP_MS);
@@ -441,10 +452,10 @@ forget_launcher(int code, Datum argument)
 }
 
 static void
-nap(void)
+nap(const Started *started)
 {
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 time_to_sleep(), PG_WAIT_EXTENSION);
+					 time_to_sleep(started), PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	if (!ConfigReloadPending)
@@ -475,12 +486,13 @@ cusown_worker_launcher_main(Datum argument)
 
 	while (!ShutdownRequestPending)
 	{
+		end_visits(started);
 		MemoryContextSwitchTo(round);
 		adopt_settings(databases_wanted(), started);
 		MemoryContextSwitchTo(TopMemoryContext);
 		MemoryContextReset(round);
-		visit_all(started);
-		nap();
+		begin_visits(started);
+		nap(started);
 	}
 	/* not 0: whoever ended it, the server is to start it again */
 	proc_exit(1);
