@@ -29,7 +29,6 @@
 #include "catalog/pg_constraint.h"
 #include "executor/executor.h"
 #include "lib/stringinfo.h"
-#include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
@@ -41,6 +40,7 @@
 
 #include "attach.h"
 #include "audit.h"
+#include "compat.h"
 #include "due.h"
 #include "row_check.h"
 #include "subtransaction.h"
@@ -107,7 +107,7 @@ looks_at_value(Node *node, void *attnum)
 		return false;
 	if (IsA(node, Var))
 		return ((Var *) node)->varattno == *(AttrNumber *) attnum;
-	return expression_tree_walker(node, looks_at_value, attnum);
+	return WalkExpression(node, looks_at_value, attnum);
 }
 
 /* with every name qualified, so that it holds under any search_path */

@@ -14,9 +14,10 @@
 #include "utils/jsonb.h"
 
 #include "attach.h"
+#include "compat.h"
 #include "errors.h"
 
-static void malformed(const char *detail) pg_attribute_noreturn();
+pg_noreturn static void malformed(const char *detail);
 
 static void
 malformed(const char *detail)

@@ -11,6 +11,7 @@
 #define CUSOWN_COMPAT_H
 
 #include "access/tupdesc.h"
+#include "nodes/nodeFuncs.h"
 #include "tcop/pquery.h"
 #include "utils/acl.h"
 
@@ -33,6 +34,20 @@
 #else
 #define SchemaAclCheck(schema, role, mode) \
 	pg_namespace_aclcheck(schema, role, mode)
+#endif
+
+/* 15 declares walkers without arguments, which C23 takes for none at all */
+#if PG_VERSION_NUM >= 160000
+#define WalkExpression(node, walker, context) \
+	expression_tree_walker(node, walker, context)
+#else
+#define WalkExpression(node, walker, context) \
+	expression_tree_walker(node, (void *) (walker), context)
+#endif
+
+/* before 18 the mark of a function that does not return stood behind it */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
 #endif
 
 /* 18 knows by itself whether a portal is run once */

@@ -149,8 +149,8 @@ nearest_interval(int64 seconds)
 
 	for (int i = 1; i < lengthof(cron_intervals); i++)
 	{
-		if (Abs(cron_intervals[i].seconds - seconds) <
-			Abs(nearest->seconds - seconds))
+		if (llabs(cron_intervals[i].seconds - seconds) <
+			llabs(nearest->seconds - seconds))
 			nearest = &cron_intervals[i];
 	}
 	return nearest;
