@@ -790,7 +790,7 @@ SELECT remedy FROM pg_temp.found
 \gexec
 SELECT * FROM pg_temp.found;
 SELECT conname, convalidated, connoinherit FROM pg_constraint
-WHERE conrelid = 'audit_logs'::regclass ORDER BY 1;
+WHERE conrelid = 'audit_logs'::regclass AND contype = 'c' ORDER BY 1;
 INSERT INTO audit_logs (action, entity_type) VALUES ('data_corrected', 'slot');
 \set VERBOSITY terse
 INSERT INTO audit_logs (action, entity_type) VALUES ('no such action', 'slot'); -- fails

@@ -211,7 +211,9 @@ SELECT app_schema, entity, count(*) FROM cusown_ops.change GROUP BY 1, 2 ORDER B
 SELECT left(entity_id::text, 8) AS booking FROM cusown_ops.attention ORDER BY 1;
 SELECT app_schema, changed, released, attention, looked_at, batches FROM cusown_ops.job_run ORDER BY id;
 RESET cusown_ops.change_retention;
+\set VERBOSITY sqlstate
 SET cusown_ops.change_retention = '59s'; -- fails
+\set VERBOSITY default
 -- a reader that was away so long that it has missed something is told so; the
 -- place of the last one that is gone is still one to read on from
 SELECT shown(c) FROM cusown_changes_since(:'here') c; -- fails

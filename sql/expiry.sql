@@ -243,10 +243,12 @@ ROLLBACK;
 
 -- a session's first call may be within a parallel query
 \c -
-SET force_parallel_mode = on;
+SELECT CASE WHEN current_setting('server_version_num')::int < 160000
+            THEN 'force_parallel_mode' ELSE 'debug_parallel_query' END AS parallel \gset
+SET :parallel = on;
 SET cusown_ops.app_schema = 'expiry_unknown';
 SELECT count(*) FROM cusown_due_bookings();
-RESET force_parallel_mode;
+RESET :parallel;
 RESET cusown_ops.app_schema;
 SET client_min_messages = warning;
 DROP SCHEMA expiry_unknown CASCADE;

@@ -32,13 +32,16 @@ SET cusown_ops.batch_size = 1;
 SET cusown_ops.batch_size = 10000;
 SET cusown_ops.booking_ttl = 2147483647;
 SHOW cusown_ops.booking_ttl;
--- out of range, or no time
+-- out of range, in words that depend on the version
+\set VERBOSITY sqlstate
 SET cusown_ops.booking_ttl = 0; -- fails
 SET cusown_ops.booking_ttl = '-1h'; -- fails
+SET cusown_ops.processing_grace = -1; -- fails
+\set VERBOSITY default
+-- out of range, or no time
 SET cusown_ops.booking_ttl = '100000d'; -- fails
 SET cusown_ops.booking_ttl = '1 week'; -- fails
 SET cusown_ops.booking_ttl = 'soon'; -- fails
-SET cusown_ops.processing_grace = -1; -- fails
 SET cusown_ops.batch_size = 0; -- fails
 SET cusown_ops.batch_size = 10001; -- fails
 SET cusown_ops.batch_size = '1h'; -- fails
