@@ -496,12 +496,13 @@ static void
 check_slot_times(Attach *attach)
 {
 	const Resolved *slots = attach_find(attach->resolved, "slots", "");
-	Need		nearer = count_group(attach, WALL_CLOCK, true) >
-		count_group(attach, INSTANT, true) ? WALL_CLOCK : INSTANT;
+	Need		nearer;
 
 	if (slots == NULL || count_group(attach, WALL_CLOCK, false) == 0 ||
 		count_group(attach, INSTANT, false) == 0)
 		return;
+	nearer = count_group(attach, WALL_CLOCK, true) >
+		count_group(attach, INSTANT, true) ? WALL_CLOCK : INSTANT;
 	for (const CanonicalName *canonical = attach_names;
 		 canonical->relation != NULL; canonical++)
 	{

@@ -282,11 +282,12 @@ index_serves(Oid indexid, const Lookup *lookup, List *resolved,
 {
 	Relation	index = index_open(indexid, AccessShareLock);
 	Form_pg_index form = index->rd_index;
-	bool		serves = form->indisvalid && form->indisready &&
+	bool		serves;
+
+	serves = form->indisvalid && form->indisready &&
 		(lookup->unique ? makes_unique(form, lookup, resolved, business_known) :
 		 leads_with_columns(form, lookup, resolved)) &&
 		covers_rows(index, lookup, resolved);
-
 	index_close(index, AccessShareLock);
 	return serves;
 }

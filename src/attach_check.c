@@ -117,14 +117,14 @@ text_of(const Relation relation, const Check *check)
 	List	   *context = deparse_context_for(RelationGetRelationName(relation),
 											  RelationGetRelid(relation));
 	int			nest_level = NewGUCNestLevel();
-	char	   *text;
+	char	   *expression;
 
 	(void) set_config_option("search_path", "pg_catalog, pg_temp",
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 							 true, 0, false);
-	text = deparse_expression(check->tree, context, false, false);
+	expression = deparse_expression(check->tree, context, false, false);
 	AtEOXact_GUC(false, nest_level);
-	return text;
+	return expression;
 }
 
 /* the constraint, where it can be dropped from this table */

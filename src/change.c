@@ -135,6 +135,18 @@ insert_and_get_last(const Datum *values)
 	return last;
 }
 
+void
+change_set(Change *change, const char *entity, const pg_uuid_t *entity_id,
+		   const pg_uuid_t *slot_id, const char *from_status,
+		   const char *to_status)
+{
+	change->entity = entity;
+	change->entity_id = *entity_id;
+	change->slot_id = *slot_id;
+	change->from_status = from_status;
+	change->to_status = to_status;
+}
+
 /*
  * Writes a row per change and adds them to the batch, whose parts may be
  * recorded one by one.  The caller holds the locks of the entities.

@@ -28,6 +28,9 @@ typedef struct ChangeBatch
 	int64		last_id;		/* the greatest */
 } ChangeBatch;
 
+extern void change_set(Change *change, const char *entity,
+					   const pg_uuid_t *entity_id, const pg_uuid_t *slot_id,
+					   const char *from_status, const char *to_status);
 extern void change_record(const Binding *binding, const char *verb,
 						  const char *source, const Change *changes,
 						  int count, ChangeBatch *batch);

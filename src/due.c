@@ -132,7 +132,7 @@ PG_FUNCTION_INFO_V1(cusown_due_bookings);
 typedef struct Reading
 {
 	const char *rule;
-	Template	next;			/* $5, $6 the key to read on behind, $7 how many */
+	Template	next;			/* $5, $6 read on behind, $7 how many */
 	Template	again;			/* $5 the bookings to ask about */
 	Template	behind;			/* $2, $3 the key */
 } Reading;

@@ -526,16 +526,16 @@ changes_made(uint64 rows, const DueBookings *due, const SlotsToFree *slots,
 		const DueBooking *booking = &due->items[i];
 
 		if (uuid_list_contains(&changed, &booking->id))
-			changes[count++] = (Change) {"booking", booking->id,
-			booking->slot_id, "pending", "cancelled"};
+			change_set(&changes[count++], "booking", &booking->id,
+					   &booking->slot_id, "pending", "cancelled");
 	}
 	for (int i = 0; i < slots->count; i++)
 	{
 		const SlotToFree *slot = &slots->items[i];
 
 		if (uuid_list_contains(&changed, &slot->id))
-			changes[count++] = (Change) {"slot", slot->id, slot->id,
-			slot->status, "available"};
+			change_set(&changes[count++], "slot", &slot->id, &slot->id,
+					   slot->status, "available");
 	}
 	return count;
 }
@@ -835,8 +835,10 @@ expiry_run(Binding *binding, const char *source, int64 max_rows,
 		   bool own_transaction, JobCounts *counts)
 {
 	Expiry		expiry = {0};
-	JobRun		run = {.binding = binding, .source = source};
+	JobRun		run = {0};
 
+	run.binding = binding;
+	run.source = source;
 	run.as_of = GetCurrentTimestamp();
 	run.batch_size = cusown_batch_size;
 	begin_run(&expiry, &run);
@@ -859,7 +861,7 @@ expire_step(JobRun *run)
 	if (expiry->source == NULL)
 		begin_run(expiry, run);
 	expiry->binding = run->binding;
-	expiry->split = (Split) {.own_transaction = true};
+	split_begin(&expiry->split);
 	goes_on = expire_window(expiry);
 	if (split_is_fruitless(&expiry->split))
 		job_give_up(run, &expiry->split, "cancel it");

@@ -316,8 +316,8 @@ changes_made(uint64 rows, const EndedHolds *holds, Change *changes)
 		const EndedHold *hold = &holds->items[i];
 
 		if (uuid_list_contains(&changed, &hold->key.id))
-			changes[count++] = (Change) {"slot", hold->key.id, hold->key.id,
-			"reserved", hold->is_taken ? "booked" : "available"};
+			change_set(&changes[count++], "slot", &hold->key.id, &hold->key.id,
+					   "reserved", hold->is_taken ? "booked" : "available");
 	}
 	return count;
 }
@@ -569,7 +569,7 @@ release_step(JobRun *run)
 		begin(release, run->binding);
 	}
 	release->binding = run->binding;
-	release->split = (Split) {.own_transaction = true};
+	split_begin(&release->split);
 	goes_on = release_window(release);
 	if (split_is_fruitless(&release->split))
 		job_give_up(run, &release->split, "let it go");

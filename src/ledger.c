@@ -199,9 +199,11 @@ keep_newest(const LedgerRun *run, const char *status)
 void
 ledger_mark_died(const char *app_schema, const char *job)
 {
-	LedgerRun	run = {.job = job, .app_schema = app_schema};
+	LedgerRun	run = {0};
 	Datum		values[2];
 
+	run.job = job;
+	run.app_schema = app_schema;
 	values[0] = name_datum(app_schema);
 	values[1] = CStringGetTextDatum(job);
 	if (template_execute(NULL, &mark_died, values, NULL, false) > 0)

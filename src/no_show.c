@@ -579,8 +579,8 @@ changes_made(uint64 rows, const Appointments *appointments, Change *changes)
 		const Appointment *appointment = &appointments->items[i];
 
 		if (uuid_list_contains(&changed, &appointment->id))
-			changes[count++] = (Change) {"booking", appointment->id,
-			appointment->slot_id, "confirmed", "no_show"};
+			change_set(&changes[count++], "booking", &appointment->id,
+					   &appointment->slot_id, "confirmed", "no_show");
 	}
 	return count;
 }
@@ -870,7 +870,7 @@ mark_step(JobRun *run)
 	if (no_show->source == NULL)
 		begin_run(no_show, run);
 	no_show->binding = run->binding;
-	no_show->split = (Split) {.own_transaction = true};
+	split_begin(&no_show->split);
 	goes_on = mark_window(no_show);
 	if (split_is_fruitless(&no_show->split))
 		job_give_up(run, &no_show->split, "mark it");

@@ -42,6 +42,14 @@ typedef struct Try
 	int			count;
 } Try;
 
+/* the tries of a transaction that is ours: nothing tried yet */
+void
+split_begin(Split *split)
+{
+	memset(split, 0, sizeof(*split));
+	split->own_transaction = true;
+}
+
 /* of a call in one transaction: most tries are left for rows that are refused */
 int
 split_window_size(int64 max_rows)

@@ -32,6 +32,7 @@ typedef void (*SplitChange) (void *state, int first, int count);
 /* row of state cannot be changed */
 typedef void (*SplitRefused) (void *state, int row, const ErrorData *error);
 
+extern void split_begin(Split *split);
 extern int	split_window_size(int64 max_rows);
 extern bool split_has_tries(const Split *split);
 extern bool split_is_fruitless(const Split *split);

@@ -117,8 +117,7 @@ static void
 append_column(Expansion *x, const char *relation, const char *attribute)
 {
 	const BoundColumn *bound = binding_column(x->binding, relation, attribute);
-	bool		is_read = x->out->len > 0 &&
-		x->out->data[x->out->len - 1] == '.';
+	bool		is_read;
 
 	if (bound == NULL)
 	{
@@ -127,6 +126,7 @@ append_column(Expansion *x, const char *relation, const char *attribute)
 			pstrdup(relation) : psprintf("%s.%s", relation, attribute);
 		return;
 	}
+	is_read = x->out->len > 0 && x->out->data[x->out->len - 1] == '.';
 	appendStringInfoString(x->out, quote_identifier(bound->column));
 	if (is_read && bound->read_as_text)
 		appendStringInfoString(x->out, "::pg_catalog.text");

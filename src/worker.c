@@ -851,10 +851,10 @@ timestamp_or_null(TimestampTz moment, bool *isnull)
 }
 
 static Datum
-text_or_null(const char *text, bool *isnull)
+text_or_null(const char *string, bool *isnull)
 {
-	*isnull = text[0] == '\0';
-	return CStringGetTextDatum(text);
+	*isnull = string[0] == '\0';
+	return CStringGetTextDatum(string);
 }
 
 static void
