@@ -202,7 +202,7 @@ static void
 resolve_table(Attach *attach, const CanonicalName *canonical)
 {
 	const Mapped *mapped = attach_find_mapped(attach->mapped, canonical->relation,
-											 "");
+											  "");
 	const char *schema = attach->app_schema;
 	const char *name = canonical->relation;
 	char	   *full_name;
@@ -419,7 +419,7 @@ resolve_column(Attach *attach, const CanonicalName *canonical)
 	const Resolved *table = attach_find(attach->resolved, canonical->relation,
 										"");
 	const Mapped *mapped = attach_find_mapped(attach->mapped, canonical->relation,
-									   canonical->attribute);
+											  canonical->attribute);
 	const char *name = mapped == NULL ? canonical->attribute : mapped->name;
 	const char *table_name;
 	HeapTuple	tuple;

@@ -317,7 +317,7 @@ read_due_bookings(uint64 rows)
 		template_uuid(row, "id", &booking->id);
 		booking->has_slot_id = template_uuid(row, "slot_id", &booking->slot_id);
 		booking->has_business = template_uuid(row, "business_id",
-											&booking->business_id);
+											  &booking->business_id);
 		booking->has_slot = template_bool(row, "has_slot");
 		booking->payment_unlocked = template_bool(row, "is_unlocked");
 		booking->counts_from =

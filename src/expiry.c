@@ -402,7 +402,7 @@ decide(Expiry *expiry, Locked *locked)
 	int			kept = 0;
 
 	due = due_read_again(expiry->binding, expiry->rule, &locked->bookings,
-						&locked->payments);
+						 &locked->payments);
 	for (int i = 0; i < due.count; i++)
 	{
 		DueBooking *booking = &due.items[i];

@@ -105,7 +105,7 @@ find_job(const char *name)
 }
 
 /* raises 22023 where there is none */
-const Job *
+const Job  *
 job_named(const char *name)
 {
 	const Job  *job = find_job(name);
