@@ -32,6 +32,7 @@
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "commands/proclang.h"
+#include "commands/trigger.h"
 #include "common/keywords.h"
 #include "lib/stringinfo.h"
 #include "parser/scansup.h"
@@ -516,7 +517,8 @@ static List *
 advise_table(List *rows, const Resolved *table, int16 events)
 {
 	Relation	relation = table_open(table->relid, AccessShareLock);
-	TriggerDesc *triggers = relation->trigdesc;
+	/* a copy, as reading the catalogs may have the relation built anew */
+	TriggerDesc *triggers = CopyTriggerDesc(relation->trigdesc);
 	List	   *seen = NIL;
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
