@@ -427,7 +427,7 @@ resolve_column(Attach *attach, const CanonicalName *canonical)
 	if (table == NULL)
 		return;
 	table_name = quote_qualified_identifier(table->schema, table->name);
-	if (name == NULL)
+	if (mapped != NULL && name == NULL)
 	{
 		column_is_null(attach, canonical);
 		return;

@@ -112,7 +112,7 @@ looks_at_value(Node *node, void *attnum)
 
 /* with every name qualified, so that it holds under any search_path */
 static char *
-text_of(const Relation relation, const Check *check)
+text_of(Relation relation, const Check *check)
 {
 	List	   *context = deparse_context_for(RelationGetRelationName(relation),
 											  RelationGetRelid(relation));
@@ -129,7 +129,7 @@ text_of(const Relation relation, const Check *check)
 
 /* the constraint, where it can be dropped from this table */
 static bool
-find_constraint(const Relation relation, const Check *check,
+find_constraint(Relation relation, const Check *check,
 				FormData_pg_constraint *form)
 {
 	Oid			oid = get_relation_constraint_oid(RelationGetRelid(relation),

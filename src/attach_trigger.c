@@ -165,9 +165,8 @@ behind_quotes(const char *at, bool has_escapes)
 
 	while (*at != '\0')
 	{
-		if (has_escapes && at[0] == '\\' && at[1] != '\0')
-			at += 2;
-		else if (at[0] == quote && at[1] == quote)
+		if ((has_escapes && at[0] == '\\' && at[1] != '\0') ||
+			(at[0] == quote && at[1] == quote))
 			at += 2;
 		else if (*at++ == quote)
 			break;
@@ -517,6 +516,7 @@ static List *
 advise_table(List *rows, const Resolved *table, int16 events)
 {
 	Relation	relation = table_open(table->relid, AccessShareLock);
+
 	/* a copy, as reading the catalogs may have the relation built anew */
 	TriggerDesc *triggers = CopyTriggerDesc(relation->trigdesc);
 	List	   *seen = NIL;

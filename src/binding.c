@@ -180,6 +180,8 @@ binding_lock_for_change(void)
 	LockRelationOid(binding_table(), ShareRowExclusiveLock);
 }
 
+static void unresolved(const char *app_schema, const char *what) pg_attribute_noreturn();
+
 static void
 unresolved(const char *app_schema, const char *what)
 {

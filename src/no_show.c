@@ -328,12 +328,13 @@ read_appointments(const NoShow *no_show, uint64 rows)
 	{
 		Appointment *appointment = &appointments.items[row];
 		TimestampTz end;
+		bool		has_end;
 
 		template_uuid(row, "id", &appointment->id);
 		template_uuid(row, "slot_id", &appointment->slot_id);
-		appointment->is_over =
-			(has_dates ? read_wall_clock_end : read_absolute_end) (row, &end) &&
-			end <= no_show->over_before;
+		has_end = has_dates ? read_wall_clock_end(row, &end) :
+			read_absolute_end(row, &end);
+		appointment->is_over = has_end && end <= no_show->over_before;
 	}
 	SPI_freetuptable(SPI_tuptable);
 	return appointments;

@@ -68,7 +68,7 @@
 #define MIN_NAP_MS 10
 
 /* a database that fails is visited at least this often */
-#define MAX_BACKOFF_MS (3600 * 1000)
+#define MAX_BACKOFF_MS (3600 * 1000L)
 
 #define TEXT_LENGTH 256
 
