@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # set by scripts/lib.sh
 #
 # lib.sh - what the benches share: a server, databases, figures.
 #

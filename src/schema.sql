@@ -1,7 +1,6 @@
-/* cusown_ops: install script, built from src/ in the order of the Makefile */
-
--- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION cusown_ops" to load this file. \quit
+
+/* cusown_ops: install script, built from src/ in the order of the Makefile */
 
 CREATE SCHEMA cusown_ops;
 
