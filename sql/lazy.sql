@@ -73,7 +73,7 @@ SELECT action_type, metadata->>'source' AS source, count(*) FROM audit_logs
 GROUP BY 1, 2 ORDER BY 1;
 SELECT verb, source, entity, count(*) FROM cusown_changes_since() GROUP BY 1, 2, 3 ORDER BY 3;
 -- the interval is 30 seconds by default, from the start of the last turn
-UPDATE cusown_ops.job_run SET started_at = now() - interval '29 seconds';
+UPDATE cusown_ops.job_run SET started_at = now() - interval '20 seconds';
 \c -
 SELECT cusown_expire_if_due();
 UPDATE cusown_ops.job_run SET started_at = now() - interval '30 seconds';
