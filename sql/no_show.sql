@@ -310,6 +310,31 @@ CALL cusown_run_job('mark_no_show', 'cron');
 SELECT source, status FROM cusown_ops.job_run ORDER BY id;
 DELETE FROM cusown_ops.job;
 
+-- more that a trigger refuses than one transaction has tries for: the next goes
+-- on behind what is done
+TRUNCATE cusown_ops.attention, cusown_ops.change, bookings, slots CASCADE;
+DO $$
+BEGIN
+  FOR n IN 1 .. 500 LOOP
+    CALL add_case(n, 1, '2024-05-01'::date + n, '10:00', '10:30');
+  END LOOP;
+END $$;
+CREATE FUNCTION refuse_many() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF NEW.id IN (SELECT no_show_app.id_of('booking', n * 25) FROM generate_series(1, 20) n) THEN
+    RAISE EXCEPTION 'no';
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER refuse_many BEFORE UPDATE ON bookings FOR EACH ROW EXECUTE FUNCTION refuse_many();
+SELECT marked > 0 AS some, marked < 480 AS not_all, more FROM cusown_mark_no_show();
+CALL cusown_run_job('mark_no_show');
+SELECT no_show, count(*) FROM bookings GROUP BY no_show ORDER BY no_show;
+SELECT count(*) AS changes, count(DISTINCT entity_id) AS entities FROM cusown_ops.change;
+SELECT kind, count(*) FROM cusown_ops.attention GROUP BY kind;
+DROP TRIGGER refuse_many ON bookings;
+TRUNCATE cusown_ops.attention, bookings, slots CASCADE;
+
 -- what is refused
 SELECT * FROM cusown_mark_no_show(NULL); -- fails
 SELECT * FROM cusown_mark_no_show('-1 minute'); -- fails

@@ -253,6 +253,23 @@ CALL cusown_run_job('release_expired_holds');
 CALL cusown_run_job('release_expired_holds');
 TABLE ledger;
 TABLE worklist;
+-- more than one transaction has tries for: the next goes on behind what is done
+CALL start_over();
+CALL add_due(1, 500);
+CREATE FUNCTION refuse_many() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF NEW.id IN (SELECT split_app.id_of('slot', n * 25) FROM generate_series(1, 20) n) THEN
+    RAISE EXCEPTION 'no';
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER refuse_many BEFORE UPDATE ON slots FOR EACH ROW EXECUTE FUNCTION refuse_many();
+SELECT released > 0 AS some, released < 480 AS not_all, more FROM cusown_release_expired_holds();
+CALL cusown_run_job('release_expired_holds');
+SELECT status, count(*) FROM slots GROUP BY status ORDER BY status;
+SELECT count(*) AS changes, count(DISTINCT entity_id) AS entities FROM cusown_ops.change;
+TABLE worklist;
+DROP TRIGGER refuse_many ON slots;
 -- and the expiry of their bookings, whose slot is refused with them
 CALL start_over();
 CALL add_due(1, 100);
