@@ -285,7 +285,7 @@ sub kill_one
 	return $session;
 }
 
-# Returns when the server accepts connections again.
+# Returns when the server accepts connections again; gives the time of the crash.
 sub crash
 {
 	my ($round, $kind, $bench) = @_;
@@ -299,10 +299,11 @@ sub crash
 	{
 		push @sessions, kill_one($round, $kind) // ();
 	}
+	my $crashed = time;
 	$_->{run}->finish foreach @sessions;
 	$node->start if $kind eq $stop;
 	wait_for('the server', sub { ask('SELECT true') });
-	return;
+	return $crashed;
 }
 
 # ---------- what must hold ----------
@@ -312,7 +313,7 @@ my $died = q{SELECT count(*) FROM cusown_ops.job_run WHERE status = 'died'};
 # The worker has come back, and has found the runs that died.
 sub check_return
 {
-	my ($what, $died_before) = @_;
+	my ($what, $crashed, $died_before) = @_;
 	my $up = time;
 
 	wait_for('the worker',
@@ -328,6 +329,7 @@ sub check_return
 	$slowest{$_} = max($slowest{$_}, $after{$_}) foreach keys %after;
 	cmp_ok($after{back}, '<', $soon, "$what: the worker is back within two naps");
 	cmp_ok($after{found}, '<', $soon, "$what: no run of a session that has gone reads running any more");
+	is(ask("$died AND finished_at < to_timestamp($crashed)"), $died_before, "$what: no run that lived was taken for dead");
 	cmp_ok(ask($died), '>', $died_before, "$what: the run that was killed reads died")
 	  if $what =~ /worker|hand/;
 	return;
@@ -430,9 +432,10 @@ sub run_round
 	my $bench = start_clients($round);
 
 	wait_for_load($round);
-	crash($round, $kind, $bench);
+	my $crashed = crash($round, $kind, $bench);
+
 	unlike($bench->{err}, qr/ERROR:/, "$what: the clients met no error but this");
-	check_return($what, $died_before);
+	check_return($what, $crashed, $died_before);
 	# what the checks read has grown
 	$node->safe_psql('app', 'VACUUM ANALYZE') if $round % 5 == 1;
 	check_answers($round, $what);
