@@ -230,14 +230,14 @@ set_text(char *text, const char *value)
 static List *
 databases_wanted(void)
 {
-	const char *names = worker_databases;
+	const char *cron = GetConfigOption("cron.database_name", true, false);
 	List	   *databases;
 
 	if (!worker_enabled)
 		return NIL;
-	if (names[0] == '\0')
-		names = GetConfigOption("cron.database_name", true, false);
-	if (names == NULL || !SplitIdentifierString(pstrdup(names), ',', &databases))
+	if (worker_databases[0] == '\0')
+		return cron == NULL || cron[0] == '\0' ? NIL : list_make1(pstrdup(cron));
+	if (!SplitIdentifierString(pstrdup(worker_databases), ',', &databases))
 		return NIL;
 	return databases;
 }
