@@ -40,6 +40,7 @@
 #include "utils/syscache.h"
 
 #include "binding.h"
+#include "compat.h"
 #include "cusown_ops.h"
 #include "errors.h"
 #include "template.h"
@@ -180,7 +181,7 @@ binding_lock_for_change(void)
 	LockRelationOid(binding_table(), ShareRowExclusiveLock);
 }
 
-static void unresolved(const char *app_schema, const char *what) pg_attribute_noreturn();
+pg_noreturn static void unresolved(const char *app_schema, const char *what);
 
 static void
 unresolved(const char *app_schema, const char *what)
