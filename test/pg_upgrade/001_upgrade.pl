@@ -50,7 +50,6 @@ max_worker_processes = 20
 cron.database_name = 'app'
 cron.use_background_workers = on
 cusown_ops.worker_databases = 'app'
-cusown_ops.worker_role = 'jobs'
 cusown_ops.worker_naptime = '1s'
 });
 	return $node;
@@ -65,13 +64,28 @@ sub every
 	return;
 }
 
-# The worker leaves everything as it is while that is looked at.
+# The worker leaves everything as it is while that is looked at.  Under
+# pg_upgrade none but a superuser can connect.
 sub worker
 {
-	my ($node, $switch) = @_;
+	my ($node, $switch, $role) = @_;
 
-	$node->append_conf('postgresql.conf', "cusown_ops.worker = $switch");
+	$role //= 'jobs';
+	$node->append_conf('postgresql.conf', "cusown_ops.worker = $switch\ncusown_ops.worker_role = $role");
 	return;
+}
+
+# What to look at where the worker does not do what it should.
+sub what_runs
+{
+	my ($node) = @_;
+
+	return $node->safe_psql(
+		'app', q{
+		SELECT * FROM cusown_worker_status();
+		SELECT * FROM cusown_ops.job_run ORDER BY id DESC LIMIT 5;
+		SELECT * FROM cusown_cron_health();
+		SELECT pid, backend_type, state, wait_event, query FROM pg_stat_activity});
 }
 
 # What pg_upgrade itself has to say when it fails.
@@ -226,6 +240,8 @@ foreach my $i (1 .. $#pg_configs)
 
 	# as it stands, with somebody in the middle of the changes
 	add_due($node, 100 * $i, 100 * $i + 20);
+	# late, so that a worker under pg_upgrade would have something to do
+	every($node, '1 second');
 	my $middle = $node->safe_psql('app', 'SELECT cursor FROM cusown_changes_since(NULL, 5) OFFSET 4');
 	my ($unread, $last) = changes_since($node, $middle);
 	my $dry_run = $node->safe_psql('app', 'SELECT cusown_expire_bookings(max_rows => 10, dry_run => true)');
@@ -235,8 +251,8 @@ foreach my $i (1 .. $#pg_configs)
 	like($dry_run, qr/^\(10,/, "$what: ten more can expire");
 	isnt($unread, '', "$what: there are changes that nobody has read");
 
-	worker($node, 'on');
 	$node->stop;
+	worker($_, 'on', 'postgres') foreach $node, $new;
 	my $script = upgrade($node, $new, $what);
 	worker($new, 'off');
 	$new->start;
@@ -264,6 +280,7 @@ foreach my $i (1 .. $#pg_configs)
 
 	# ---------- and works on ----------
 
+	every($new, '1 day');
 	is($new->safe_psql('app', 'SELECT cusown_expire_bookings(max_rows => 10)'),
 		$dry_run, "$what: expiry goes on where it was");
 	my ($seen) = changes_since($new, $last);
@@ -289,7 +306,7 @@ foreach my $i (1 .. $#pg_configs)
 	ok( $new->poll_query_until('app',
 			q{SELECT count(*) > 0 FROM cusown_ops.job_run WHERE source = 'worker' AND status = 'succeeded' AND changed = 1}),
 		"$what: the launcher is up, and its worker takes over what is late")
-	  or diag($new->safe_psql('app', 'SELECT * FROM cusown_worker_status(); SELECT * FROM cusown_ops.job_run ORDER BY id DESC LIMIT 5; SELECT * FROM cusown_cron_health()'));
+	  or diag(what_runs($new));
 
 	# ---------- which is the older one now ----------
 
@@ -297,7 +314,8 @@ foreach my $i (1 .. $#pg_configs)
 	$new->reload;
 	ok( $new->poll_query_until('app',
 			'SELECT (SELECT count(*) FROM cusown_worker_status()) + (SELECT count(*) FROM cusown_ops.job_progress) = 0'),
-		"$what: switched off it leaves things alone");
+		"$what: switched off it leaves things alone")
+	  or diag(what_runs($new));
 	every($new, '1 day');
 	$node = $new;
 }
