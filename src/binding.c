@@ -369,23 +369,37 @@ release_binding(void *arg)
 
 /*
  * No DDL can be under way on a table that we have locked, and taking the lock
- * lets us see the invalidations of what was.
+ * lets us see the invalidations of what was.  False where all are in locked
+ * already.
  */
-static void
-lock_relations(const Binding *binding, const char *const *relations)
+static bool
+lock_relations(const Binding *binding, const char *const *relations,
+			   List **locked)
 {
+	int			before = list_length(*locked);
+
 	for (; relations != NULL && *relations != NULL; relations++)
 	{
 		const BoundRelation *relation = binding_relation(binding, *relations);
 
-		if (relation != NULL)
-			LockRelationOid(relation->relid, AccessShareLock);
+		if (relation == NULL || list_member_oid(*locked, relation->relid))
+			continue;
+		LockRelationOid(relation->relid, AccessShareLock);
+		*locked = lappend_oid(*locked, relation->relid);
 	}
+	return list_length(*locked) > before;
 }
 
+/*
+ * What was read while its relations were locked holds, even if something that
+ * happens all the time has marked it as stale: it is not read for ever.
+ */
 static Binding *
 current_binding(const char *app_schema, const char *const *relations)
 {
+	List	   *locked = NIL;
+	int			times_locked = 0;	/* how often it was found locked */
+
 	for (;;)
 	{
 		Binding    *binding;
@@ -395,8 +409,9 @@ current_binding(const char *app_schema, const char *const *relations)
 		binding = find_binding(app_schema);
 		if (binding == NULL)
 			binding = load_binding(app_schema);
-		lock_relations(binding, relations);
-		if (!binding->stale)
+		if (!lock_relations(binding, relations, &locked))
+			times_locked++;
+		if (!binding->stale || times_locked == 2)
 			return binding;
 	}
 }
