@@ -267,7 +267,8 @@ finish()
 	local line="$passed passed, $failed failed"
 
 	[ "$skipped" -eq 0 ] || line+=", $skipped skipped"
-	printf '\n%s\n' "${totals[@]}" "$line"
+	printf '\n'
+	printf '%s\n' "${totals[@]}" "$line"
 	[ "$failed" -eq 0 ] || exit 1
 	exit 0
 }
