@@ -42,6 +42,8 @@ SET cusown_ops.app_schema = 'public';
 SELECT count(*) > 0 AS rights FROM cusown_grant('regress_discard', 'monitor');
 SELECT verdict, count(*) FROM cusown_due_bookings() GROUP BY 1 ORDER BY 1;
 SELECT * FROM cusown_expire_if_due(1);
+-- minutes go by, but not so many that anything is looked at again
+UPDATE cusown_ops.attention SET next_try = next_try + interval '1 day';
 CALL cusown_run_job('expire_bookings');
 CALL cusown_run_job('release_expired_holds');
 CALL cusown_run_job('mark_no_show');
