@@ -25,6 +25,7 @@ OBJS = \
 	src/history.o \
 	src/hold.o \
 	src/job.o \
+	src/launcher.o \
 	src/lazy.o \
 	src/ledger.o \
 	src/no_show.o \
@@ -39,6 +40,7 @@ OBJS = \
 	src/turn.o \
 	src/uuid_list.o \
 	src/verb.o \
+	src/visit.o \
 	src/wall_clock.o \
 	src/worker.o
 

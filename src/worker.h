@@ -8,7 +8,52 @@
 #ifndef CUSOWN_WORKER_H
 #define CUSOWN_WORKER_H
 
+#include "datatype/timestamp.h"
+#include "storage/lwlock.h"
+
+/* databases that can be visited */
+#define WORKER_MAX_DATABASES 128
+
+/* the shortest time between two visits */
+#define WORKER_MIN_NAP_MS 10
+
+#define WORKER_TEXT_LENGTH 256
+
+/* what is known of one database */
+typedef struct WorkerVisit
+{
+	NameData	database;		/* empty: this entry is free */
+	TimestampTz last_visit;		/* when it began, 0: none yet */
+	TimestampTz next_visit;
+	TimestampTz last_error_at;	/* 0: none yet */
+	int64		visits;			/* begun since the launcher came up */
+	int			failures;		/* the last so many visits failed */
+	pid_t		pid;			/* worker that is at it, or 0 */
+	bool		is_done;		/* the visit came to its end */
+	char		did[WORKER_TEXT_LENGTH];
+	char		last_error[WORKER_TEXT_LENGTH];
+} WorkerVisit;
+
+typedef struct WorkerShared
+{
+	pid_t		launcher;		/* 0: none runs */
+	WorkerVisit visits[WORKER_MAX_DATABASES];
+} WorkerShared;
+
+extern bool worker_enabled;
+extern char *worker_databases;
+extern char *worker_role;
+extern int	worker_naptime;
+
+extern WorkerShared *worker_shared; /* NULL without preload */
+extern LWLock *worker_lock;
+
 extern void worker_define_settings(void);
 extern void worker_init(void);
+extern void worker_set_text(char *text, const char *value);
+extern void worker_note_failure(WorkerVisit *visit, const char *error);
+
+extern PGDLLEXPORT void cusown_worker_launcher_main(Datum argument);
+extern PGDLLEXPORT void cusown_worker_main(Datum argument);
 
 #endif							/* CUSOWN_WORKER_H */
