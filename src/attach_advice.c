@@ -34,6 +34,7 @@
 #include "utils/syscache.h"
 
 #include "attach.h"
+#include "compat.h"
 #include "template.h"
 
 #define MAX_KEY_COLUMNS 3
@@ -242,7 +243,7 @@ is_not_null(Oid relid, AttrNumber attnum)
 
 	if (!HeapTupleIsValid(tuple))
 		return false;
-	not_null = ((Form_pg_attribute) GETSTRUCT(tuple))->attnotnull;
+	not_null = NotNullIsValidated((Form_pg_attribute) GETSTRUCT(tuple));
 	ReleaseSysCache(tuple);
 	return not_null;
 }

@@ -26,6 +26,29 @@
 #define ConstrCheckIsEnforced(check) true
 #endif
 
+/* 18 has NOT NULL constraints that do not hold for the rows that were there */
+#if PG_VERSION_NUM >= 180000
+#include "catalog/pg_constraint.h"
+static inline bool
+NotNullIsValidated(Form_pg_attribute attribute)
+{
+	HeapTuple	constraint;
+	bool		is_valid;
+
+	if (!attribute->attnotnull)
+		return false;
+	constraint = findNotNullConstraintAttnum(attribute->attrelid,
+											 attribute->attnum);
+	is_valid = !HeapTupleIsValid(constraint) ||
+		((Form_pg_constraint) GETSTRUCT(constraint))->convalidated;
+	if (HeapTupleIsValid(constraint))
+		heap_freetuple(constraint);
+	return is_valid;
+}
+#else
+#define NotNullIsValidated(attribute) ((attribute)->attnotnull)
+#endif
+
 /* 16 made one function of the ACL checks of all kinds of objects */
 #if PG_VERSION_NUM >= 160000
 #include "catalog/pg_namespace.h"

@@ -19,7 +19,7 @@ ALTER EXTENSION pgtap SET SCHEMA tap;
 CREATE EXTENSION cusown_ops;
 SET search_path = public, tap;
 
-SELECT plan(60);
+SELECT plan(62);
 
 CREATE SCHEMA t;
 
@@ -263,6 +263,24 @@ UPDATE cusown_ops.attention SET next_try = now() WHERE app_schema = 'public';
 SELECT is(cusown_expire_bookings()::text, '(0,0,1,f)', 'attached again it goes on with its worklist');
 SELECT is(t.worklist(), 'Tenant "7" paid_pending closed 1, public paid_pending open 2, shop paid_pending closed 1',
           'where it was');
+
+--
+-- A column may be null until a constraint says so of the rows that are there
+--
+
+PREPARE may_be_null AS
+SELECT remedy FROM cusown_attach('public')
+ WHERE relation = 'bookings' AND attribute = 'created_at may be null';
+
+-- 18 has constraints that hold for new rows alone
+SELECT current_setting('server_version_num')::integer >= 180000 AS has_not_valid \gset
+\if :has_not_valid
+ALTER TABLE public.bookings ADD CONSTRAINT known NOT NULL created_at NOT VALID;
+\endif
+SELECT results_eq('EXECUTE may_be_null', ARRAY['ALTER TABLE public.bookings ALTER COLUMN created_at SET NOT NULL;'],
+                  'where rows without it may be there, attach warns');
+EXECUTE may_be_null \gexec
+SELECT is_empty('EXECUTE may_be_null', 'until its remedy was run');
 
 --
 -- Nothing of ours depends on the application's tables
