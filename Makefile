@@ -5,6 +5,7 @@ EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(srcdir)/cus
 
 MODULE_big = cusown_ops
 OBJS = \
+	src/appointment.o \
 	src/attach.o \
 	src/attach_advice.o \
 	src/attach_check.o \
@@ -15,6 +16,7 @@ OBJS = \
 	src/attention.o \
 	src/audit.o \
 	src/binding.o \
+	src/booking.o \
 	src/change.o \
 	src/cron.o \
 	src/cron_health.o \
@@ -55,6 +57,7 @@ SQL_PARTS = \
 	src/cron.sql \
 	src/cron_health.sql \
 	src/expiry.sql \
+	src/booking.sql \
 	src/lazy.sql \
 	src/hold.sql \
 	src/history.sql \
@@ -67,7 +70,7 @@ DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show job cron cron_health worker change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking job cron cron_health worker change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

@@ -29,6 +29,7 @@ const CanonicalName attach_names[] = {
 	{"bookings", "cancelled_by", TYPE_LABEL, OPTIONAL, NULL},
 	{"bookings", "cancelled_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
 	{"bookings", "cancellation_reason", TYPE_TEXT, OPTIONAL, NULL},
+	{"bookings", "undo_used_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
 	{"bookings", "total_duration", TYPE_INTEGER, OPTIONAL, "total_duration_minutes"},
 	{"bookings", "no_show", TYPE_BOOLEAN, OPTIONAL, NULL},
 	{"bookings", "no_show_marked_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},

@@ -24,7 +24,11 @@ typedef struct AuditedAction
 } AuditedAction;
 
 #define AUDITED_ACTIONS \
+	{"booking_confirmed", "booking", true}, \
+	{"booking_rejected", "booking", true}, \
 	{"booking_cancelled", "booking", true}, \
+	{"booking_undo_accept", "booking", true}, \
+	{"booking_undo_reject", "booking", true}, \
 	{"slot_released", "slot", true}, \
 	{"slot_booked", "slot", true}, \
 	{"booking_no_show", "booking", true}, \
@@ -47,6 +51,10 @@ typedef struct AuditedAction
 #define AUDIT_INSERT AUDIT_INSERT_WITH("", "")
 
 #define AUDIT_INSERT_WITH(columns, values) \
+	AUDIT_INSERT_AS("'system'", columns, values)
+
+/* role is SQL: what the actor is */
+#define AUDIT_INSERT_AS(role, columns, values) \
 	" INSERT INTO {audit_logs} ({audit_logs.action}," \
 	" {audit_logs.entity_type}, {audit_logs.entity_id}," \
 	" {audit_logs.created_at}[, {audit_logs.actor_role}]" \
@@ -55,7 +63,7 @@ typedef struct AuditedAction
 	columns ")" \
 	" SELECT r.action, r.entity_type, r.entity_id," \
 	" pg_catalog.clock_timestamp()" \
-	"[{?audit_logs.actor_role}, 'system']" \
+	"[{?audit_logs.actor_role}, " role "]" \
 	"[{?audit_logs.old_data}, r.old_data]" \
 	"[{?audit_logs.new_data}, r.new_data]" \
 	"[{?audit_logs.metadata}, r.metadata]" \

@@ -135,6 +135,24 @@ insert_and_get_last(const Datum *values)
 	return last;
 }
 
+static Datum
+slot_array(const Change *changes, int count)
+{
+	Datum	   *slots = palloc(count * sizeof(Datum));
+	bool	   *nulls = palloc(count * sizeof(bool));
+	int			lower = 1;
+
+	for (int i = 0; i < count; i++)
+	{
+		slots[i] = UUIDPGetDatum(&changes[i].slot_id);
+		nulls[i] = !changes[i].has_slot;
+	}
+	return PointerGetDatum(construct_md_array(slots, nulls, 1, &count, &lower,
+											  UUIDOID, UUID_LEN, false,
+											  TYPALIGN_CHAR));
+}
+
+/* slot_id NULL: no slot is concerned */
 void
 change_set(Change *change, const char *entity, const pg_uuid_t *entity_id,
 		   const pg_uuid_t *slot_id, const char *from_status,
@@ -142,7 +160,9 @@ change_set(Change *change, const char *entity, const pg_uuid_t *entity_id,
 {
 	change->entity = entity;
 	change->entity_id = *entity_id;
-	change->slot_id = *slot_id;
+	change->has_slot = slot_id != NULL;
+	if (slot_id != NULL)
+		change->slot_id = *slot_id;
 	change->from_status = from_status;
 	change->to_status = to_status;
 }
@@ -156,7 +176,6 @@ change_record(const Binding *binding, const char *verb, const char *source,
 			  const Change *changes, int count, ChangeBatch *batch)
 {
 	UuidList	entities = {0};
-	UuidList	slots = {0};
 	NameData	app_schema;
 	Datum		values[8];
 	int64		last_id;
@@ -164,17 +183,14 @@ change_record(const Binding *binding, const char *verb, const char *source,
 	if (count == 0)
 		return;
 	for (int i = 0; i < count; i++)
-	{
 		uuid_list_append(&entities, &changes[i].entity_id);
-		uuid_list_append(&slots, &changes[i].slot_id);
-	}
 	namestrcpy(&app_schema, binding->app_schema);
 	values[0] = NameGetDatum(&app_schema);
 	values[1] = CStringGetTextDatum(verb);
 	values[2] = CStringGetTextDatum(source);
 	values[3] = text_array(changes, count, offsetof(Change, entity));
 	values[4] = uuid_list_datum(&entities);
-	values[5] = uuid_list_datum(&slots);
+	values[5] = slot_array(changes, count);
 	values[6] = text_array(changes, count, offsetof(Change, from_status));
 	values[7] = text_array(changes, count, offsetof(Change, to_status));
 	last_id = insert_and_get_last(values);

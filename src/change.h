@@ -16,6 +16,7 @@ typedef struct Change
 {
 	const char *entity;			/* booking, slot, payment */
 	pg_uuid_t	entity_id;
+	bool		has_slot;
 	pg_uuid_t	slot_id;
 	const char *from_status;
 	const char *to_status;

@@ -68,6 +68,18 @@ int			cusown_change_retention = 7 * 86400;
  */
 int			cusown_lazy_expire_interval = 30;
 
+/*
+ * cusown_ops.undo_window: seconds in which a confirmation or a rejection can be
+ * undone.
+ */
+int			cusown_undo_window = 300;
+
+/*
+ * cusown_ops.confirm_past: whether a booking can be confirmed whose slot is
+ * over.
+ */
+bool		cusown_confirm_past = false;
+
 static void
 define_settings(void)
 {
@@ -112,6 +124,17 @@ define_settings(void)
 							"0 means at every call.",
 							&cusown_lazy_expire_interval, 30, 0, INT_MAX,
 							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cusown_ops.undo_window",
+							"How long after it a confirmation or a rejection can be undone.",
+							NULL,
+							&cusown_undo_window, 300, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("cusown_ops.confirm_past",
+							 "Whether a booking can be confirmed whose slot is over.",
+							 NULL, &cusown_confirm_past, false,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
 
 	worker_define_settings();
 	MarkGUCPrefixReserved("cusown_ops");

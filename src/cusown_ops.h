@@ -21,6 +21,9 @@ extern int	cusown_job_run_retention;	/* ledger rows per job and outcome */
 extern int	cusown_change_retention;	/* seconds that changes are kept */
 extern int	cusown_lazy_expire_interval;	/* seconds between lazy heals */
 
+extern int	cusown_undo_window; /* seconds in which an answer can be undone */
+extern bool cusown_confirm_past;	/* whether what is over can be confirmed */
+
 #define CUSOWN_MAX_BATCH_SIZE 10000
 
 #endif							/* CUSOWN_OPS_H */

@@ -22,6 +22,9 @@
 /* the state machine does not allow this transition */
 #define ERRCODE_CUSOWN_TRANSITION			MAKE_SQLSTATE('U', 'O', '0', '0', '3')
 
+/* another booking, or its hold, is on the slot */
+#define ERRCODE_CUSOWN_SLOT_TAKEN			MAKE_SQLSTATE('U', 'O', '0', '0', '4')
+
 /* the job is already running */
 #define ERRCODE_CUSOWN_JOB_RUNNING			MAKE_SQLSTATE('U', 'O', '0', '0', '9')
 

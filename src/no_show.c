@@ -3,10 +3,8 @@
  * no_show.c
  *	  Confirmed bookings whose appointment is over, and nobody said how it went.
  *
- * An appointment ends at its start + the greater of the booking's own duration
- * and the slot's length.  Where slots have dates and times of day these are
- * read on the clock of the business (wall_clock.c); a time zone that is not
- * known counts as UTC and goes to the worklist.
+ * When an appointment ends is what appointment.c says; a time zone that is not
+ * known counts as UTC there, and goes to the worklist here.
  *
  * Bookings are read in the order of their ids, in windows, by a coarse
  * condition in SQL, and judged here.  Those that are over are locked FOR UPDATE
@@ -20,7 +18,6 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "common/int.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -31,6 +28,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "appointment.h"
 #include "attention.h"
 #include "audit.h"
 #include "change.h"
@@ -113,22 +111,9 @@ PG_FUNCTION_INFO_V1(cusown_mark_no_show);
 	"true[ AND b.{bookings.no_show} IS NOT TRUE]" \
 	"[ AND b.{bookings.no_show_marked_at} IS NULL]"
 
-/* as much of it as is longer than any name that is known */
-#define ZONE "pg_catalog.left(z.{businesses.timezone}, 256)"
-
 #define APPOINTMENT \
 	"SELECT b.{bookings.id} AS id, b.{bookings.slot_id} AS slot_id" \
-	"[, s.{slots.date} AS date, s.{slots.start_time} AS start_time," \
-	" s.{slots.end_time} AS end_time]" \
-	"[, s.{slots.starts_at} AS starts_at, s.{slots.ends_at} AS ends_at]" \
-	"[, b.{bookings.total_duration}::int8 AS duration]" \
-	"[, " ZONE " AS zone]" \
-	" FROM {bookings} b" \
-	" JOIN {slots} s ON s.{slots.id} = b.{bookings.slot_id}" \
-	"[{?businesses.timezone} LEFT JOIN {businesses} z" \
-	" ON z.{businesses.id} = COALESCE([b.{bookings.business_id}, ]" \
-	"[s.{slots.business_id}, ]NULL::uuid)]" \
-	" WHERE " BOOKING_IS_UNMARKED
+	APPOINTMENT_COLUMNS APPOINTMENT_TABLES " WHERE " BOOKING_IS_UNMARKED
 
 /* for statements that are given ids: see BOOKING_IS_PENDING */
 #define BOOKING_IS_CONFIRMED "(b.{bookings.status} = 'confirmed') IS TRUE"
@@ -200,20 +185,20 @@ static const Template count_changed = {
 };
 
 static const Template zones_in_use = {
-	"SELECT DISTINCT " ZONE " AS zone FROM {businesses} z",
+	"SELECT DISTINCT " APPOINTMENT_ZONE " AS zone FROM {businesses} z",
 	0, {0}
 };
 
 /* $1 zones, $2 how many */
 static const Template businesses_in_zones = {
 	"SELECT z.{businesses.id} AS id FROM {businesses} z"
-	" WHERE " ZONE " = ANY ($1)"
+	" WHERE " APPOINTMENT_ZONE " = ANY ($1)"
 	" ORDER BY z.{businesses.id} LIMIT $2",
 	2, {TEXTARRAYOID, INT8OID}
 };
 
 static const Template zones_of = {
-	"SELECT z.{businesses.id} AS id, " ZONE " AS zone"
+	"SELECT z.{businesses.id} AS id, " APPOINTMENT_ZONE " AS zone"
 	" FROM {businesses} z WHERE z.{businesses.id} = ANY ($1)",
 	1, {UUIDARRAYOID}
 };
@@ -234,107 +219,22 @@ static const ProposedChange marking = {
 	}
 };
 
-/* ---------- when an appointment is over ---------- */
-
-static bool
-read_timestamp(uint64 row, const char *column, int64 *value)
-{
-	bool		isnull;
-	Datum		datum = template_column(row, column, &isnull);
-
-	*value = isnull ? 0 : DatumGetTimestamp(datum);
-	return !isnull && !TIMESTAMP_NOT_FINITE(*value);
-}
-
-/*
- * What the booking itself says, in microseconds; 0 where it says nothing.  False
- * where that is beyond all time.
- */
-static bool
-read_own_duration(uint64 row, int64 *duration)
-{
-	bool		isnull;
-	Datum		minutes = template_column(row, "duration", &isnull);
-
-	*duration = 0;
-	return isnull || DatumGetInt64(minutes) < 0 ||
-		!pg_mul_s64_overflow(DatumGetInt64(minutes), USECS_PER_MINUTE,
-							 duration);
-}
-
-/* date and time of day, read apart: SQL's sum of them may raise */
-static bool
-read_wall_clock(uint64 row, WallClockSpan *span)
-{
-	bool		no_date;
-	bool		no_start;
-	bool		no_end;
-	DateADT		date = DatumGetDateADT(template_column(row, "date", &no_date));
-	TimeADT		start = DatumGetTimeADT(template_column(row, "start_time",
-														&no_start));
-	TimeADT		end = DatumGetTimeADT(template_column(row, "end_time", &no_end));
-
-	if (no_date || no_start || no_end || DATE_NOT_FINITE(date) ||
-		pg_mul_s64_overflow(date, USECS_PER_DAY, &span->start) ||
-		pg_add_s64_overflow(span->start, start, &span->start))
-		return false;
-	span->length = end - start;
-	if (span->length <= 0)
-		span->length += USECS_PER_DAY;	/* it ends the next day */
-	return true;
-}
-
-/* a slot with times of day, on the clock of its business */
-static bool
-read_wall_clock_end(uint64 row, TimestampTz *end)
-{
-	char	   *name = template_text(row, "zone");
-	pg_tz	   *zone = wall_clock_zone(name);
-	WallClockSpan span;
-	int64		duration;
-
-	if (!read_wall_clock(row, &span) || !read_own_duration(row, &duration))
-		return false;
-	span.length = Max(span.length, duration);
-	return wall_clock_end(&span, zone == NULL ? wall_clock_zone(NULL) : zone,
-						  end);
-}
-
-/* a slot with absolute times; one that ends before it begins has no end */
-static bool
-read_absolute_end(uint64 row, TimestampTz *end)
-{
-	TimestampTz start;
-	TimestampTz slot_end;
-	TimestampTz own_end;
-	int64		duration;
-
-	if (!read_timestamp(row, "starts_at", &start) ||
-		!read_timestamp(row, "ends_at", &slot_end) || slot_end < start ||
-		!read_own_duration(row, &duration) ||
-		pg_add_s64_overflow(start, duration, &own_end))
-		return false;
-	*end = Max(slot_end, own_end);
-	return true;
-}
+/* ---------- which appointments are over ---------- */
 
 static Appointments
 read_appointments(const NoShow *no_show, uint64 rows)
 {
-	bool		has_dates = binding_column(no_show->binding, "slots", "date") != NULL;
 	Appointments appointments = {palloc0(Max(rows, 1) * sizeof(Appointment)), rows};
 
 	for (uint64 row = 0; row < rows; row++)
 	{
 		Appointment *appointment = &appointments.items[row];
 		TimestampTz end;
-		bool		has_end;
 
 		template_uuid(row, "id", &appointment->id);
 		template_uuid(row, "slot_id", &appointment->slot_id);
-		has_end = has_dates ? read_wall_clock_end(row, &end) :
-			read_absolute_end(row, &end);
-		appointment->is_over = has_end && end <= no_show->over_before;
+		appointment->is_over = appointment_end(no_show->binding, row, &end) &&
+			end <= no_show->over_before;
 	}
 	SPI_freetuptable(SPI_tuptable);
 	return appointments;

@@ -38,6 +38,7 @@ static const Transition shipped[] = {
 	{MACHINE_BOOKING, "rejected", "undo_reject", "pending"},
 
 	{MACHINE_SLOT, "available", "reserve", "reserved"},
+	{MACHINE_SLOT, "available", "book", "booked"},
 	{MACHINE_SLOT, "reserved", "book", "booked"},
 	{MACHINE_SLOT, "reserved", "release", "available"},
 	{MACHINE_SLOT, "reserved", "expire", "available"},
