@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(233);
+SELECT plan(249);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -137,7 +137,15 @@ INSERT INTO t.act (what, sql) VALUES
   ('change audit rows',          'UPDATE audit_logs SET description = ''x'' WHERE false'),
   ('read who the businesses are', 'SELECT count(owner_name) FROM businesses'),
   ('read the businesses'' clocks', 'SELECT count(timezone) FROM businesses'),
-  ('mark no-shows',              'SELECT * FROM cusown_mark_no_show()');
+  ('mark no-shows',              'SELECT * FROM cusown_mark_no_show()'),
+  ('confirm a booking',
+   'SELECT * FROM cusown_confirm_booking((SELECT b.id FROM bookings b JOIN slots s ON s.id = b.slot_id WHERE b.status = ''pending'' AND b.undo_used_at IS NULL AND s.date > current_date + 1 ORDER BY b.id LIMIT 1))'),
+  ('reject a booking',
+   'SELECT * FROM cusown_reject_booking((SELECT b.id FROM bookings b JOIN slots s ON s.id = b.slot_id WHERE b.status = ''pending'' AND b.undo_used_at IS NULL AND s.date > current_date + 1 ORDER BY b.id LIMIT 1))'),
+  ('cancel a booking',
+   'SELECT * FROM cusown_cancel_booking((SELECT b.id FROM bookings b JOIN slots s ON s.id = b.slot_id WHERE b.status = ''pending'' AND b.undo_used_at IS NULL AND s.date > current_date + 1 ORDER BY b.id LIMIT 1), ''owner'')'),
+  ('undo an answer',
+   'SELECT * FROM cusown_undo_booking((SELECT booking_id FROM cusown_reject_booking((SELECT b.id FROM bookings b JOIN slots s ON s.id = b.slot_id WHERE b.status = ''pending'' AND b.undo_used_at IS NULL AND s.date > current_date + 1 ORDER BY b.id LIMIT 1))), gen_random_uuid())');
 
 CREATE TABLE t.may (profile text, what text);
 INSERT INTO t.may
@@ -149,6 +157,7 @@ SELECT p, w FROM unnest(ARRAY['monitor', 'application', 'operator']) p,
 UNION ALL
 SELECT p, w FROM unnest(ARRAY['application', 'operator']) p,
   unnest(ARRAY['expire', 'expire as a dry run', 'expire on a request', 'write the ledger', 'release holds', 'mark no-shows',
+               'confirm a booking', 'reject a booking', 'cancel a booking', 'undo an answer',
                'read the businesses'' clocks', 'add to the worklist', 'change the worklist',
                'cancel a booking by itself', 'read audit rows', 'write audit rows']) w
 UNION ALL
