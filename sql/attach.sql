@@ -777,6 +777,7 @@ CREATE TABLE audit_logs (
   action text, entity_type text, entity_id uuid, created_at timestamptz,
   old_data jsonb, new_data jsonb, severity text DEFAULT lower('INFO'), area text
 );
+CREATE INDEX ON audit_logs (entity_type, entity_id);
 CREATE VIEW pg_temp.found AS
 SELECT relation, attribute, remedy FROM cusown_attach('strict') WHERE status = 'warning';
 SELECT * FROM pg_temp.found;

@@ -57,6 +57,7 @@ static const Lookup lookups[] = {
 	{"bookings", {"created_at", "id"}, "pending", false},
 	{"payments", {"booking_id"}, NULL, false},
 	{"payments", {"provider", "provider_ref"}, NULL, false},
+	{"audit_logs", {"entity_type", "entity_id"}, NULL, false},
 };
 
 static AttachRow *
