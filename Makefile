@@ -9,6 +9,7 @@ OBJS = \
 	src/attach.o \
 	src/attach_advice.o \
 	src/attach_check.o \
+	src/attach_index.o \
 	src/attach_mapping.o \
 	src/attach_names.o \
 	src/attach_remedy.o \

@@ -40,13 +40,9 @@ read_own_duration(uint64 row, int64 *duration)
 	bool		isnull;
 	Datum		minutes = template_column(row, "duration", &isnull);
 
-	*duration = 0;
-	return isnull || DatumGetInt64(minutes) < 0 ||
-		!pg_mul_s64_overflow(DatumGetInt64(minutes), USECS_PER_MINUTE,
-							 duration);
+	return wall_clock_minutes(isnull ? 0 : DatumGetInt64(minutes), duration);
 }
 
-/* date and time of day, read apart: SQL's sum of them may raise */
 static bool
 read_wall_clock(uint64 row, WallClockSpan *span)
 {
@@ -58,14 +54,8 @@ read_wall_clock(uint64 row, WallClockSpan *span)
 														&no_start));
 	TimeADT		end = DatumGetTimeADT(template_column(row, "end_time", &no_end));
 
-	if (no_date || no_start || no_end || DATE_NOT_FINITE(date) ||
-		pg_mul_s64_overflow(date, USECS_PER_DAY, &span->start) ||
-		pg_add_s64_overflow(span->start, start, &span->start))
-		return false;
-	span->length = end - start;
-	if (span->length <= 0)
-		span->length += USECS_PER_DAY;	/* it ends the next day */
-	return true;
+	return !no_date && !no_start && !no_end &&
+		wall_clock_span(date, start, end, span);
 }
 
 /* a slot with times of day, on the clock of its business */

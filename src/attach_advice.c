@@ -6,59 +6,20 @@
  * Nothing here forbids to attach: an index that a look-up of ours would need,
  * the unique index that makes a second confirmed booking of a slot
  * impossible, row-level security that would blind the current role, and a
- * column whose nulls would hide rows from us.  CHECKs and triggers have files
- * of their own, attach_check.c and attach_trigger.c.
+ * column whose nulls would hide rows from us.  Indexes, CHECKs and triggers have
+ * files of their own, attach_index.c, attach_check.c and attach_trigger.c.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
-#include "catalog/pg_attribute.h"
-#include "catalog/pg_class.h"
-#include "catalog/pg_index.h"
-#include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
-#include "optimizer/optimizer.h"
-#include "parser/parse_collate.h"
-#include "parser/parse_expr.h"
-#include "parser/parse_relation.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
-#include "utils/partcache.h"
-#include "utils/rel.h"
 #include "utils/rls.h"
-#include "utils/syscache.h"
 
 #include "attach.h"
-#include "compat.h"
+#include "attach_index.h"
 #include "template.h"
-
-#define MAX_KEY_COLUMNS 3
-
-/* an index that a look-up of ours needs */
-typedef struct Lookup
-{
-	const char *relation;
-	const char *columns[MAX_KEY_COLUMNS];	/* attributes, in this order */
-	const char *status;			/* only rows with this status, or NULL */
-	bool		unique;			/* must make it impossible to have two */
-} Lookup;
-
-static const Lookup lookups[] = {
-	{"bookings", {"id"}, NULL, true},
-	{"slots", {"id"}, NULL, true},
-	{"payments", {"id"}, NULL, true},
-	{"bookings", {"slot_id"}, "confirmed", true},
-	{"bookings", {"slot_id"}, NULL, false},
-	{"bookings", {"created_at", "id"}, "pending", false},
-	{"payments", {"booking_id"}, NULL, false},
-	{"payments", {"provider", "provider_ref"}, NULL, false},
-	{"audit_logs", {"entity_type", "entity_id"}, NULL, false},
-};
 
 static AttachRow *
 warning(const char *relation, const char *attribute, const char *remedy)
@@ -78,341 +39,13 @@ table_of(List *resolved, const char *relation)
 	return attach_find(resolved, relation, "");
 }
 
-static char *
-full_name(const Resolved *table)
-{
-	return quote_qualified_identifier(table->schema, table->name);
-}
-
-/*
- * The type that a status must be cast to in an index's condition, so that our
- * templates, which read it so, can use the index; InvalidOid for none.
- */
-static Oid
-condition_type(Oid type)
-{
-	char		category;
-	bool		preferred;
-
-	if (type_is_enum(type) || type == TEXTOID)
-		return InvalidOid;
-	if (type_is_enum(getBaseType(type)))
-		return getBaseType(type);
-	get_type_category_preferred(type, &category, &preferred);
-	return category == TYPCATEGORY_STRING ? TEXTOID : InvalidOid;
-}
-
-/* status = 'label', or NULL where the status is not bound; for DDL */
-static char *
-status_condition(const Lookup *lookup, List *resolved)
-{
-	const Resolved *status = attach_find(resolved, lookup->relation, "status");
-	Oid			cast;
-
-	if (lookup->status == NULL || status == NULL)
-		return NULL;
-	cast = condition_type(get_atttype(status->relid, status->attnum));
-	return template_ddl("%I%s%s = '%s'", status->name,
-						OidIsValid(cast) ? "::" : "",
-						!OidIsValid(cast) ? "" : cast == TEXTOID ? "text" :
-						format_type_be_qualified(cast),
-						lookup->status);
-}
-
-/*
- * The same as a parse tree, cast to the given type, if any; = is not looked
- * up by the search_path.
- */
-static Node *
-raw_status_condition(const Lookup *lookup, const Resolved *status, Oid cast)
-{
-	ColumnRef  *column = makeNode(ColumnRef);
-	A_Const    *label = makeNode(A_Const);
-	Node	   *left = (Node *) column;
-
-	column->fields = list_make1(makeString(pstrdup(status->name)));
-	column->location = -1;
-	label->val.sval.type = T_String;
-	label->val.sval.sval = pstrdup(lookup->status);
-	label->location = -1;
-	if (OidIsValid(cast))
-	{
-		TypeCast   *node = makeNode(TypeCast);
-
-		node->arg = left;
-		node->typeName = makeTypeNameFromOid(cast, -1);
-		node->location = -1;
-		left = (Node *) node;
-	}
-	return (Node *) makeA_Expr(AEXPR_OP,
-							   list_make2(makeString("pg_catalog"),
-										  makeString("=")),
-							   left, (Node *) label, -1);
-}
-
-/* the expression as the planner would see it in a query on the table */
-static Node *
-planned_status_condition(const Lookup *lookup, const Resolved *status,
-						 Oid cast)
-{
-	Relation	relation = table_open(status->relid, AccessShareLock);
-	ParseState *pstate = make_parsestate(NULL);
-	ParseNamespaceItem *item;
-	Node	   *condition;
-
-	item = addRangeTableEntryForRelation(pstate, relation, AccessShareLock,
-										 NULL, false, true);
-	addNSItemToQuery(pstate, item, false, true, true);
-	condition = transformExpr(pstate,
-							  raw_status_condition(lookup, status, cast),
-							  EXPR_KIND_INDEX_PREDICATE);
-	assign_expr_collations(pstate, condition);
-	free_parsestate(pstate);
-	table_close(relation, AccessShareLock);
-	return eval_const_expressions(NULL, condition);
-}
-
-static bool
-is_implied(List *predicate, const Lookup *lookup, const Resolved *status,
-		   Oid cast)
-{
-	Node	   *condition = planned_status_condition(lookup, status, cast);
-
-	return predicate_implied_by(predicate, list_make1(condition), false);
-}
-
-/*
- * Whether the index holds every row that the look-up asks for.  For being
- * unique, a condition that our templates could not use will do as well.
- */
-static bool
-covers_rows(Relation index, const Lookup *lookup, List *resolved)
-{
-	List	   *predicate = RelationGetIndexPredicate(index);
-	const Resolved *status = attach_find(resolved, lookup->relation, "status");
-	Oid			type;
-	Oid			cast;
-
-	if (predicate == NIL)
-		return true;
-	if (lookup->status == NULL || status == NULL)
-		return false;
-	type = get_atttype(status->relid, status->attnum);
-	cast = condition_type(type);
-	return is_implied(predicate, lookup, status, cast) ||
-		(lookup->unique && !type_is_enum(getBaseType(type)) &&
-		 is_implied(predicate, lookup, status, InvalidOid));
-}
-
-static AttrNumber
-attnum_of(List *resolved, const char *relation, const char *attribute)
-{
-	const Resolved *column = attach_find(resolved, relation, attribute);
-
-	return column == NULL ? InvalidAttrNumber : column->attnum;
-}
-
-/*
- * The look-up's columns lead the index, in their order; its status may stand
- * before them.  The last column of a key that only orders may be missing.
- */
-static bool
-leads_with_columns(Form_pg_index index, const Lookup *lookup, List *resolved)
-{
-	int			at = 0;
-
-	if (lookup->status != NULL && index->indnkeyatts > 1 &&
-		index->indkey.values[0] ==
-		attnum_of(resolved, lookup->relation, "status"))
-		at = 1;
-	for (int i = 0; i < MAX_KEY_COLUMNS && lookup->columns[i] != NULL; i++)
-	{
-		if (at + i >= index->indnkeyatts)
-			return i > 0 && lookup->status != NULL;
-		if (index->indkey.values[at + i] !=
-			attnum_of(resolved, lookup->relation, lookup->columns[i]))
-			return false;
-	}
-	return true;
-}
-
-static bool
-is_not_null(Oid relid, AttrNumber attnum)
-{
-	HeapTuple	tuple = SearchSysCacheAttNum(relid, attnum);
-	bool		not_null;
-
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	not_null = NotNullIsValidated((Form_pg_attribute) GETSTRUCT(tuple));
-	ReleaseSysCache(tuple);
-	return not_null;
-}
-
-/*
- * Unique over the look-up's column, or over it and its business, which must
- * be known then.
- */
-static bool
-makes_unique(Form_pg_index index, const Lookup *lookup, List *resolved,
-			 bool business_known)
-{
-	AttrNumber	column = attnum_of(resolved, lookup->relation,
-								   lookup->columns[0]);
-	AttrNumber	business = attnum_of(resolved, lookup->relation,
-									 "business_id");
-	bool		has_column = false;
-
-	if (!index->indisunique || !index->indimmediate)
-		return false;
-	for (int i = 0; i < index->indnkeyatts; i++)
-	{
-		AttrNumber	attnum = index->indkey.values[i];
-
-		if (attnum == column)
-			has_column = true;
-		else if (attnum == InvalidAttrNumber || attnum != business ||
-				 !business_known)
-			return false;
-	}
-	return has_column;
-}
-
-static bool
-index_serves(Oid indexid, const Lookup *lookup, List *resolved,
-			 bool business_known)
-{
-	Relation	index = index_open(indexid, AccessShareLock);
-	Form_pg_index form = index->rd_index;
-	bool		serves;
-
-	serves = form->indisvalid && form->indisready &&
-		(lookup->unique ? makes_unique(form, lookup, resolved, business_known) :
-		 leads_with_columns(form, lookup, resolved)) &&
-		covers_rows(index, lookup, resolved);
-	index_close(index, AccessShareLock);
-	return serves;
-}
-
-static bool
-is_served(Oid relid, const Lookup *lookup, List *resolved, bool business_known)
-{
-	Relation	relation = table_open(relid, AccessShareLock);
-	List	   *indexes = RelationGetIndexList(relation);
-	ListCell   *lc;
-	bool		served = false;
-
-	foreach(lc, indexes)
-	{
-		if (index_serves(lfirst_oid(lc), lookup, resolved, business_known))
-		{
-			served = true;
-			break;
-		}
-	}
-	table_close(relation, AccessShareLock);
-	return served;
-}
-
-/* "a, b" in the application's names, or NULL where one is not bound */
-static char *
-column_list(const Lookup *lookup, List *resolved)
-{
-	StringInfoData list;
-
-	initStringInfo(&list);
-	for (int i = 0; i < MAX_KEY_COLUMNS && lookup->columns[i] != NULL; i++)
-	{
-		const Resolved *column = attach_find(resolved, lookup->relation,
-											 lookup->columns[i]);
-
-		if (column == NULL)
-			return NULL;
-		appendStringInfo(&list, "%s%s", i > 0 ? ", " : "",
-						 quote_identifier(column->name));
-	}
-	return list.data;
-}
-
-/* a unique index needs every column of the partition key */
-static bool
-can_be_unique(const Resolved *table, const Lookup *lookup, List *resolved)
-{
-	Relation	relation = table_open(table->relid, AccessShareLock);
-	PartitionKey key = RelationGetPartitionKey(relation);
-	bool		can_be = true;
-
-	for (int i = 0; i < key->partnatts; i++)
-	{
-		AttrNumber	attnum = key->partattrs[i];
-
-		if (attnum == InvalidAttrNumber ||
-			(attnum != attnum_of(resolved, lookup->relation, "business_id") &&
-			 attnum != attnum_of(resolved, lookup->relation,
-								 lookup->columns[0])))
-			can_be = false;
-	}
-	table_close(relation, AccessShareLock);
-	return can_be;
-}
-
-/*
- * Indexes of a partitioned table cannot be built concurrently, and a unique
- * one needs the partition key, which is the business.
- */
-static char *
-index_ddl(const Lookup *lookup, const Resolved *table, const char *columns,
-		  List *resolved)
-{
-	const Resolved *business = attach_find(resolved, lookup->relation,
-										   "business_id");
-	bool		partitioned = get_rel_relkind(table->relid) ==
-	RELKIND_PARTITIONED_TABLE;
-	char	   *condition = status_condition(lookup, resolved);
-
-	if (lookup->unique && partitioned && !can_be_unique(table, lookup, resolved))
-		return "";
-	if (lookup->unique && partitioned && business != NULL)
-		columns = psprintf("%s, %s", columns, quote_identifier(business->name));
-	return template_ddl("CREATE %sINDEX %sON %s (%s)%s%s;",
-						lookup->unique ? "UNIQUE " : "",
-						partitioned ? "" : "CONCURRENTLY ",
-						full_name(table), columns,
-						condition == NULL ? "" : " WHERE ",
-						condition == NULL ? "" : condition);
-}
-
-static char *
-not_null_ddl(const Resolved *table, const Resolved *column)
-{
-	return template_ddl("ALTER TABLE %s ALTER COLUMN %I SET NOT NULL;",
-						full_name(table), column->name);
-}
-
-/* the DDL that is lacking, or NULL */
-static char *
-index_remedy(const Lookup *lookup, const Resolved *table, const char *columns,
-			 List *resolved)
-{
-	const Resolved *business = attach_find(resolved, lookup->relation,
-										   "business_id");
-	bool		known = business != NULL &&
-	is_not_null(business->relid, business->attnum);
-
-	if (is_served(table->relid, lookup, resolved, known))
-		return NULL;
-	if (business != NULL && is_served(table->relid, lookup, resolved, true))
-		return not_null_ddl(table, business);
-	return index_ddl(lookup, table, columns, resolved);
-}
-
 static List *
 advise_index(List *rows, const Lookup *lookup, List *resolved)
 {
 	const Resolved *table = table_of(resolved, lookup->relation);
-	char	   *columns = table == NULL ? NULL : column_list(lookup, resolved);
+	char	   *columns = table == NULL ? NULL : attach_index_columns(lookup, resolved);
 	char	   *remedy = columns == NULL ? NULL :
-	index_remedy(lookup, table, columns, resolved);
+	attach_index_remedy(lookup, table, columns, resolved);
 
 	if (remedy == NULL)
 		return rows;
@@ -450,11 +83,11 @@ advise_not_null(List *rows, List *resolved, const char *relation,
 {
 	const Resolved *column = attach_find(resolved, relation, attribute);
 
-	if (column == NULL || is_not_null(column->relid, column->attnum))
+	if (column == NULL || attach_is_not_null(column->relid, column->attnum))
 		return rows;
 	return lappend(rows,
 				   warning(relation, psprintf("%s may be null", attribute),
-						   not_null_ddl(table_of(resolved, relation), column)));
+						   attach_not_null_ddl(table_of(resolved, relation), column)));
 }
 
 /* the warnings, of AttachRow */
@@ -464,8 +97,9 @@ attach_advice(List *resolved)
 	List	   *rows = NIL;
 	ListCell   *lc;
 
-	for (int i = 0; i < lengthof(lookups); i++)
-		rows = advise_index(rows, &lookups[i], resolved);
+	for (const Lookup *lookup = attach_lookups; lookup->relation != NULL;
+		 lookup++)
+		rows = advise_index(rows, lookup, resolved);
 	rows = advise_not_null(rows, resolved, "bookings", "created_at");
 	rows = advise_not_null(rows, resolved, "payments", "created_at");
 	foreach(lc, resolved)

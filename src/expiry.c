@@ -37,7 +37,6 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -136,28 +135,6 @@ static const Template lock_bookings = {
 };
 
 /*
- * D: the slots that become available when the bookings $1 expire.  $2 are
- * their slots, $3 is when a hold must be over.  No confirmed booking stands on such a slot, and
- * either its hold has ended, or nobody else stands on it.
- */
-static const Template slots_to_free = {
-	"SELECT s.{slots.id} AS id, s.{slots.status}::text AS status"
-	" FROM {slots} s WHERE s.{slots.id} = ANY ($2)"
-	" AND (s.{slots.status} = 'booked'"
-	"[ AND (s.{slots.reserved_until} <= $3) IS NOT FALSE]"
-	" OR s.{slots.status} = 'reserved'[ AND s.{slots.reserved_until} <= $3])"
-	" AND NOT EXISTS (SELECT FROM {bookings} o"
-	" WHERE o.{bookings.slot_id} = s.{slots.id}"
-	" AND o.{bookings.status} = 'confirmed')"
-	" AND ([{?slots.reserved_until}s.{slots.status} = 'reserved' OR]"
-	" NOT EXISTS (SELECT FROM {bookings} o"
-	" WHERE o.{bookings.slot_id} = s.{slots.id}"
-	" AND o.{bookings.status} = 'pending'"
-	" AND o.{bookings.id} <> ALL ($1)))",
-	3, {UUIDARRAYOID, UUIDARRAYOID, TIMESTAMPTZOID}
-};
-
-/*
  * D: $1 bookings, $2 and $3 the slots to free and their statuses, $4 source,
  * $5 the age in seconds that the rule $7 asks for, $6 how many of the bookings
  * stand on each slot: it stays where a BEFORE trigger keeps one of them.
@@ -171,14 +148,7 @@ static const Template expire_and_free = {
 	"[, {bookings.updated_at} := pg_catalog.now()]"
 	" WHERE b.{bookings.id} = ANY ($1) AND " BOOKING_IS_PENDING
 	" RETURNING b.{bookings.id} AS id, b.{bookings.slot_id} AS slot_id),"
-	" freed AS (UPDATE {slots} s SET {slots.status} := 'available'"
-	"[, {slots.reserved_until} := NULL][, {slots.updated_at} := pg_catalog.now()]"
-	" FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3),"
-	" pg_catalog.unnest($6)) AS f (id, old_status, standing)"
-	" JOIN (SELECT e.slot_id, pg_catalog.count(*) AS gone FROM expired e"
-	" GROUP BY e.slot_id) e ON e.slot_id = f.id AND e.gone = f.standing"
-	" WHERE s.{slots.id} = f.id AND s.{slots.status} <> 'available'"
-	" RETURNING s.{slots.id} AS id, f.old_status),"
+	SLOTS_FREED_BY("expired", "$2", "$3", "$6")
 	"[ lifecycle AS (INSERT INTO {booking_lifecycle_audit}"
 	" ({booking_lifecycle_audit.booking_id},"
 	" {booking_lifecycle_audit.old_slot_id},"
@@ -205,17 +175,6 @@ static const Template expire_and_free = {
 	" 'slot released by expiry' FROM freed f)"
 	AUDIT_INSERT,
 	7, {UUIDARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTOID, INT8OID, INT8ARRAYOID, TEXTOID}
-};
-
-/* of the bookings $1 and slots $2 that are ours by now: what was changed */
-static const Template count_changed = {
-	"SELECT (SELECT pg_catalog.count(*) FROM {bookings} b"
-	" WHERE b.{bookings.id} = ANY ($1)"
-	" AND (b.{bookings.status} = 'cancelled') IS TRUE)"
-	" + (SELECT pg_catalog.count(*) FROM {slots} s"
-	" WHERE s.{slots.id} = ANY ($2)"
-	" AND (s.{slots.status} = 'available') IS TRUE) AS changed",
-	2, {UUIDARRAYOID, UUIDARRAYOID}
 };
 
 /* ---------- the worklist ---------- */
@@ -429,86 +388,6 @@ slots_of(const DueBookings *due)
 	return ids;
 }
 
-/* a slot that becomes available */
-typedef struct SlotToFree
-{
-	pg_uuid_t	id;
-	char	   *status;			/* that it has now */
-	int64		standing;		/* bookings on it that expire */
-} SlotToFree;
-
-typedef struct SlotsToFree
-{
-	SlotToFree *items;
-	int			count;
-} SlotsToFree;
-
-/* D */
-static SlotsToFree
-find_slots_to_free(Expiry *expiry, const DueBookings *due,
-				   const UuidList *bookings)
-{
-	UuidList	occupied = slots_of(due);
-	SlotsToFree slots;
-	Datum		values[3];
-	uint64		rows;
-
-	values[0] = uuid_list_datum(bookings);
-	values[1] = uuid_list_datum(&occupied);
-	values[2] = TimestampTzGetDatum(expiry->holds_as_of);
-	rows = template_execute(expiry->binding, &slots_to_free, values, NULL,
-							false);
-	slots.count = (int) rows;
-	slots.items = palloc(Max(rows, 1) * sizeof(SlotToFree));
-	for (uint64 row = 0; row < rows; row++)
-	{
-		SlotToFree *slot = &slots.items[row];
-		bool		isnull;
-
-		template_uuid(row, "id", &slot->id);
-		slot->status = TextDatumGetCString(template_column(row, "status",
-														   &isnull));
-		slot->standing = uuid_list_count(&occupied, &slot->id);
-	}
-	SPI_freetuptable(SPI_tuptable);
-	return slots;
-}
-
-/* the parallel arrays $2, $3 and $6 of expire_and_free */
-static void
-slot_arrays(const SlotsToFree *slots, Datum *ids, Datum *statuses,
-			Datum *standing)
-{
-	UuidList	list = {0};
-	Datum	   *texts = palloc(Max(slots->count, 1) * sizeof(Datum));
-	Datum	   *counts = palloc(Max(slots->count, 1) * sizeof(Datum));
-
-	for (int i = 0; i < slots->count; i++)
-	{
-		uuid_list_append(&list, &slots->items[i].id);
-		texts[i] = CStringGetTextDatum(slots->items[i].status);
-		counts[i] = Int64GetDatum(slots->items[i].standing);
-	}
-	*ids = uuid_list_datum(&list);
-	*statuses = PointerGetDatum(construct_array(texts, slots->count, TEXTOID,
-												-1, false, TYPALIGN_INT));
-	*standing = PointerGetDatum(construct_array(counts, slots->count, INT8OID,
-												sizeof(int64), FLOAT8PASSBYVAL,
-												TYPALIGN_DOUBLE));
-}
-
-static int64
-read_changed(Expiry *expiry, const Datum *ids)
-{
-	bool		isnull;
-	int64		changed;
-
-	template_execute(expiry->binding, &count_changed, ids, NULL, false);
-	changed = DatumGetInt64(template_column(0, "changed", &isnull));
-	SPI_freetuptable(SPI_tuptable);
-	return changed;
-}
-
 /*
  * What the audit rows say was changed, which is what BEFORE triggers let
  * pass, in the words of the change feed.
@@ -573,7 +452,9 @@ expire_some(void *state, int first, int count)
 	DueBookings due = {expiring->due.items + first, count};
 	UuidList	bookings = due_ids_with_verdict(&due, VERDICT_EXPIRE);
 	int64		age = expiry->rule->as_of - expiry->rule->before;
-	SlotsToFree slots = find_slots_to_free(expiry, &due, &bookings);
+	UuidList	occupied = slots_of(&due);
+	SlotsToFree slots = slot_find_to_free(expiry->binding, &bookings, &occupied,
+										  expiry->holds_as_of);
 	Change	   *changes = palloc((count + slots.count) * sizeof(Change));
 	int64		changed;
 	uint64		audited;
@@ -589,7 +470,7 @@ expire_some(void *state, int first, int count)
 	count = changes_made(audited, &due, &slots, changes);
 	SPI_freetuptable(SPI_tuptable);
 	split_fire_deferred(&expiry->split);
-	changed = read_changed(expiry, values);
+	changed = slot_count_changed(expiry->binding, values);
 	change_record(expiry->binding, "expire_bookings", expiry->source, changes,
 				  count, &expiring->recorded);
 

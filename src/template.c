@@ -33,7 +33,8 @@
  *
  * Plans are kept per binding, those on our own tables once per backend.  They
  * are planned anew for each execution: a statement here handles hundreds of
- * rows, and a generic plan would not know how many ids an array holds.
+ * rows, and a generic plan would not know how many ids an array holds.  What a
+ * report reads comes as a stream, which is kept nowhere.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,6 +42,8 @@
 
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
+#include "nodes/params.h"
+#include "tcop/dest.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
@@ -282,7 +285,9 @@ prepare(const Binding *binding, const Template *statement)
 	SPIPlanPtr	plan = SPI_prepare_cursor(expand(binding, statement),
 										  statement->nargs,
 										  (Oid *) statement->argtypes,
-										  CURSOR_OPT_CUSTOM_PLAN);
+										  CURSOR_OPT_CUSTOM_PLAN |
+										  (statement->reads_much ?
+										   CURSOR_OPT_PARALLEL_OK : 0));
 
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare_cursor failed: %s",
@@ -348,6 +353,80 @@ template_execute(Binding *binding, const Template *statement,
 		elog(ERROR, "SPI_execute_plan failed: %s",
 			 SPI_result_code_string(code));
 	return SPI_processed;
+}
+
+/* hands each row on as it comes */
+typedef struct RowReceiver
+{
+	DestReceiver pub;
+	TemplateRow put;
+	void	   *state;
+} RowReceiver;
+
+static bool
+receive_row(TupleTableSlot *row, DestReceiver *self)
+{
+	RowReceiver *receiver = (RowReceiver *) self;
+
+	receiver->put(row, receiver->state);
+	return true;
+}
+
+static void
+receiver_startup(DestReceiver *self, int operation, TupleDesc desc)
+{
+}
+
+static void
+receiver_shutdown(DestReceiver *self)
+{
+}
+
+static ParamListInfo
+parameters(const Template *statement, const Datum *values, const char *nulls)
+{
+	ParamListInfo params = makeParamList(statement->nargs);
+
+	for (int i = 0; i < statement->nargs; i++)
+	{
+		params->params[i].value = values[i];
+		params->params[i].isnull = nulls != NULL && nulls[i] == 'n';
+		params->params[i].pflags = PARAM_FLAG_CONST;
+		params->params[i].ptype = statement->argtypes[i];
+	}
+	return params;
+}
+
+/*
+ * Runs a statement that only reads, and calls back for each of its rows, which
+ * are kept nowhere.  put runs in the executor's memory, while the statement is
+ * under way: what it keeps it copies to a place of its own.
+ */
+void
+template_stream(Binding *binding, const Template *statement,
+				const Datum *values, const char *nulls, TemplateRow put,
+				void *state)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	SPIExecuteOptions options = {0};
+	RowReceiver receiver = {{0}};
+	int			code;
+
+	receiver.pub.receiveSlot = receive_row;
+	receiver.pub.rStartup = receiver_startup;
+	receiver.pub.rShutdown = receiver_shutdown;
+	receiver.pub.rDestroy = receiver_shutdown;
+	receiver.pub.mydest = DestNone;
+	receiver.put = put;
+	receiver.state = state;
+	options.params = parameters(statement, values, nulls);
+	options.read_only = true;
+	options.dest = &receiver.pub;
+	code = SPI_execute_plan_extended(plan_for(binding, statement), &options);
+	MemoryContextSwitchTo(caller);
+	if (code < 0)
+		elog(ERROR, "SPI_execute_plan_extended failed: %s",
+			 SPI_result_code_string(code));
 }
 
 /*

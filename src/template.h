@@ -21,11 +21,18 @@ typedef struct Template
 	const char *text;
 	int			nargs;
 	Oid			argtypes[TEMPLATE_MAX_ARGS];
+	bool		reads_much;		/* parallel workers may help */
 } Template;
+
+/* a row of a statement that gives more than fits into memory */
+typedef void (*TemplateRow) (TupleTableSlot *row, void *state);
 
 extern uint64 template_execute(Binding *binding, const Template *statement,
 							   const Datum *values, const char *nulls,
 							   bool read_only);
+extern void template_stream(Binding *binding, const Template *statement,
+							const Datum *values, const char *nulls,
+							TemplateRow put, void *state);
 extern Datum template_column(uint64 row, const char *column, bool *isnull);
 extern void template_ids(Binding *binding, const Template *statement,
 						 const UuidList *ids, UuidList *found);

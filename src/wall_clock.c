@@ -15,6 +15,7 @@
 
 #include "common/int.h"
 #include "miscadmin.h"
+#include "utils/date.h"
 #include "utils/datetime.h"
 #include "utils/timestamp.h"
 
@@ -67,6 +68,33 @@ wall_clock_zone(const char *name)
 	zone = is_name(name) ? pg_tzset(name) : NULL;
 	/* one with leap seconds would be off by them */
 	return zone != NULL && pg_tz_acceptable(zone) ? zone : NULL;
+}
+
+/* what a booking asks for, in microseconds; false when beyond all time */
+bool
+wall_clock_minutes(int64 minutes, int64 *length)
+{
+	*length = 0;
+	return minutes < 0 ||
+		!pg_mul_s64_overflow(minutes, USECS_PER_MINUTE, length);
+}
+
+/*
+ * A slot that begins on a date, from start to end; one that ends at its start or
+ * before it ends the next day.  SQL's sum of date and time of day may raise;
+ * here it is false when beyond all time.
+ */
+bool
+wall_clock_span(DateADT date, TimeADT start, TimeADT end, WallClockSpan *span)
+{
+	if (DATE_NOT_FINITE(date) ||
+		pg_mul_s64_overflow(date, USECS_PER_DAY, &span->start) ||
+		pg_add_s64_overflow(span->start, start, &span->start))
+		return false;
+	span->length = end - start;
+	if (span->length <= 0)
+		span->length += USECS_PER_DAY;
+	return true;
 }
 
 /*

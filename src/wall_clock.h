@@ -10,6 +10,7 @@
 
 #include "datatype/timestamp.h"
 #include "pgtime.h"
+#include "utils/date.h"
 
 /* a stretch of time on the clock of a business */
 typedef struct WallClockSpan
@@ -19,6 +20,9 @@ typedef struct WallClockSpan
 } WallClockSpan;
 
 extern pg_tz *wall_clock_zone(const char *name);
+extern bool wall_clock_minutes(int64 minutes, int64 *length);
+extern bool wall_clock_span(DateADT date, TimeADT start, TimeADT end,
+							WallClockSpan *span);
 extern bool wall_clock_instant(Timestamp wall, pg_tz *zone,
 							   TimestampTz *instant);
 extern bool wall_clock_end(const WallClockSpan *span, pg_tz *zone,
