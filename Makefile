@@ -22,9 +22,12 @@ OBJS = \
 	src/cron.o \
 	src/cron_health.o \
 	src/cusown_ops.o \
+	src/ddl.o \
 	src/due.o \
 	src/expiry.o \
 	src/grant.o \
+	src/guard.o \
+	src/guard_install.o \
 	src/history.o \
 	src/hold.o \
 	src/job.o \
@@ -59,6 +62,7 @@ SQL_PARTS = \
 	src/cron_health.sql \
 	src/expiry.sql \
 	src/booking.sql \
+	src/guard.sql \
 	src/lazy.sql \
 	src/hold.sql \
 	src/history.sql \
@@ -71,7 +75,7 @@ DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking job cron cron_health worker change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard job cron cron_health worker change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

@@ -260,6 +260,8 @@ LANGUAGE sql AS $$
     'SELECT verdict FROM public.cusown_due_bookings(''900 d'', hold_grace => ''1 min'')',
     'SELECT * FROM public.cusown_expire_bookings(''900 d'', hold_grace => ''1 min'', dry_run => true)',
     'SELECT * FROM public.cusown_release_expired_holds(dry_run => true)',
+    'SELECT entity, guard FROM public.cusown_guard(''functions'')',
+    'UPDATE {app}.bookings SET status = ''confirmed'' WHERE status::pg_catalog.text OPERATOR(pg_catalog.=) ''pending''',
     'SELECT from_status, to_status, slot_status, changed FROM public.cusown_confirm_booking(pg_catalog.md5(''held'')::pg_catalog.uuid)',
     'SELECT from_status, to_status, slot_status, changed FROM public.cusown_undo_booking(pg_catalog.md5(''held'')::pg_catalog.uuid, pg_catalog.md5(''held'')::pg_catalog.uuid)',
     'SELECT from_status, to_status, slot_status, changed FROM public.cusown_reject_booking(pg_catalog.md5(''held'')::pg_catalog.uuid, reason => ''closed'')',

@@ -33,6 +33,7 @@
 #include "attach.h"
 #include "cusown_ops.h"
 #include "errors.h"
+#include "guard.h"
 #include "template.h"
 #include "verb.h"
 
@@ -672,6 +673,7 @@ detach_body(void *state)
 	Datum		values[1];
 
 	binding_lock_for_change();
+	guard_remove(app_schema);
 	values[0] = name_datum(app_schema);
 	if (template_execute(NULL, &drop_names, values, NULL, false) == 0)
 		ereport(ERROR,

@@ -35,6 +35,7 @@ typedef struct AuditedAction
 	{"data_corrected", "booking", false}, \
 	{"data_corrected", "slot", false}, \
 	{"data_corrected", "business", false}, \
+	{"data_corrected", "system", false}, \
 	{"cron_failed", "system", false}, \
 	{"cron_recovered", "system", false}
 

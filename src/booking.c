@@ -35,6 +35,7 @@
 #include "cusown_ops.h"
 #include "due.h"
 #include "errors.h"
+#include "guard.h"
 #include "state_machine.h"
 #include "template.h"
 #include "uuid_list.h"
@@ -628,8 +629,8 @@ change_rows(Call *call)
 		CStringGetTextDatum(call->reason);
 	values[8] = UUIDPGetDatum(call->payment);
 	nulls[8] = call->payment == NULL ? 'n' : ' ';
-	return template_execute(call->binding, call->decision.change, values,
-							nulls, false);
+	return guard_execute(call->binding, "bookings", &call->id,
+						 call->decision.change, values, nulls);
 }
 
 /* the unique index says what we could not see: it is being confirmed elsewhere */

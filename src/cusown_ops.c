@@ -18,6 +18,7 @@
 
 #include "binding.h"
 #include "cusown_ops.h"
+#include "guard.h"
 #include "shmem.h"
 #include "worker.h"
 
@@ -145,6 +146,7 @@ _PG_init(void)
 {
 	define_settings();
 	binding_init();
+	guard_init();
 	shmem_init();
 	worker_init();
 }

@@ -25,6 +25,9 @@
 /* another booking, or its hold, is on the slot */
 #define ERRCODE_CUSOWN_SLOT_TAKEN			MAKE_SQLSTATE('U', 'O', '0', '0', '4')
 
+/* a status is guarded */
+#define ERRCODE_CUSOWN_GUARDED				MAKE_SQLSTATE('U', 'O', '0', '0', '7')
+
 /* the job is already running */
 #define ERRCODE_CUSOWN_JOB_RUNNING			MAKE_SQLSTATE('U', 'O', '0', '0', '9')
 

@@ -90,6 +90,9 @@ static const FunctionRight function_rights[] = {
 	{"cusown_schedule", OPERATOR},
 	{"cusown_unschedule", OPERATOR},
 	{"cusown_attention_resolve", OPERATOR},
+	{"cusown_guard", OPERATOR},
+	{"guard", OPERATOR},
+	{"cusown_override", OPERATOR},
 	{"cusown_attach", OPERATOR},
 	{"cusown_detach", OPERATOR},
 };

@@ -11,11 +11,18 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
 
+#include "cusown_ops.h"
 #include "errors.h"
 #include "state_machine.h"
 #include "template.h"
@@ -105,6 +112,67 @@ state_machine_allows(const Binding *binding, const char *machine,
 {
 	return is_shipped(machine, from_status, event, to_status) ||
 		is_added(binding, machine, from_status, event, to_status);
+}
+
+/* columns of cusown_ops.state_transition */
+#define ADDED_NATTS 5
+
+static bool
+is_column(TupleDesc desc, HeapTuple tuple, int number, const char *value)
+{
+	bool		isnull;
+	Datum		datum = heap_getattr(tuple, number, desc, &isnull);
+
+	return !isnull &&
+		strcmp(number == 1 ? NameStr(*DatumGetName(datum)) :
+			   TextDatumGetCString(datum), value) == 0;
+}
+
+/*
+ * Whether an owner has added a transition by any event.  Whoever writes a
+ * guarded table asks this, and has no rights on ours: so it is not SQL.
+ */
+static bool
+is_added_by_any_event(const char *app_schema, const char *machine,
+					  const char *from_status, const char *to_status)
+{
+	const char *const wanted[ADDED_NATTS] = {
+		app_schema, machine, from_status, NULL, to_status
+	};
+	Oid			relid = get_relname_relid("state_transition",
+										  get_namespace_oid(CUSOWN_SCHEMA, false));
+	Relation	relation = table_open(relid, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(relation, InvalidOid, false, NULL, 0,
+										  NULL);
+	HeapTuple	tuple;
+	bool		found = false;
+
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		found = true;
+		for (int i = 0; i < ADDED_NATTS; i++)
+			found = found && (wanted[i] == NULL ||
+							  is_column(RelationGetDescr(relation), tuple,
+										i + 1, wanted[i]));
+	}
+	systable_endscan(scan);
+	table_close(relation, AccessShareLock);
+	return found;
+}
+
+/* whether any event leads from one status to the other */
+bool
+state_machine_has(const char *app_schema, const char *machine,
+				  const char *from_status, const char *to_status)
+{
+	for (int i = 0; i < lengthof(shipped); i++)
+	{
+		if (strcmp(shipped[i].machine, machine) == 0 &&
+			strcmp(shipped[i].from_status, from_status) == 0 &&
+			strcmp(shipped[i].to_status, to_status) == 0)
+			return true;
+	}
+	return is_added_by_any_event(app_schema, machine, from_status, to_status);
 }
 
 void

@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(249);
+SELECT plan(257);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -138,6 +138,8 @@ INSERT INTO t.act (what, sql) VALUES
   ('read who the businesses are', 'SELECT count(owner_name) FROM businesses'),
   ('read the businesses'' clocks', 'SELECT count(timezone) FROM businesses'),
   ('mark no-shows',              'SELECT * FROM cusown_mark_no_show()'),
+  ('override a guard',           'SELECT cusown_override(''why'')'),
+  ('see the guard',              'SELECT * FROM cusown_guard()'),
   ('confirm a booking',
    'SELECT * FROM cusown_confirm_booking((SELECT b.id FROM bookings b JOIN slots s ON s.id = b.slot_id WHERE b.status = ''pending'' AND b.undo_used_at IS NULL AND s.date > current_date + 1 ORDER BY b.id LIMIT 1))'),
   ('reject a booking',
@@ -162,7 +164,7 @@ SELECT p, w FROM unnest(ARRAY['application', 'operator']) p,
                'cancel a booking by itself', 'read audit rows', 'write audit rows']) w
 UNION ALL
 SELECT 'operator', w FROM unnest(ARRAY[
-  'close an entry', 'attach', 'attach as a dry run', 'detach', 'add a transition',
+  'override a guard', 'see the guard', 'close an entry', 'attach', 'attach as a dry run', 'detach', 'add a transition',
   'change transitions', 'remove transitions', 'write a binding', 'change a binding',
   'remove bindings', 'empty the worklist', 'change a job', 'change the ledger', 'delete from the ledger']) w;
 

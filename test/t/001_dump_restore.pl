@@ -49,6 +49,7 @@ $node->safe_psql('postgres', 'CREATE ROLE keeper; CREATE ROLE watcher');
 $node->safe_psql('leaving',
 	include('cusown_app.sql') . include('sample_week.sql'));
 my $schema_before = dump_of('leaving', '-s');
+my $tables_before = dump_of('leaving', '-s', '-t', 'public.*');
 my $all_before = dump_of('leaving');
 
 $node->safe_psql(
@@ -68,6 +69,15 @@ $node->safe_psql(
 	'leaving', q{
 	CREATE EXTENSION cusown_ops;
 	SELECT count(*) FROM cusown_attach();
+	SELECT cusown_guard('functions');
+	SELECT cusown_detach();
+});
+is(difference(dump_of('leaving', '-s', '-t', 'public.*'), $tables_before),
+	'none', 'guarded and detached, an application has the tables that it had');
+$node->safe_psql(
+	'leaving', q{
+	SELECT count(*) FROM cusown_attach();
+	SELECT cusown_guard('functions');
 	SELECT cusown_expire_bookings();
 	DROP EXTENSION cusown_ops;
 });
@@ -109,6 +119,7 @@ $node->safe_psql(
 	ALTER TABLE shop.reservation ADD COLUMN why text;
 	INSERT INTO cusown_ops.binding VALUES ('shop', 'bookings', 'cancellation_reason', NULL, 'why');
 	SELECT cusown_grant('keeper', 'operator'), cusown_grant('watcher', 'monitor');
+	SELECT cusown_guard('functions', 'public'), cusown_guard('warn', 'shop');
 });
 
 # what a run would do next
@@ -227,6 +238,19 @@ foreach my $database (qw(from_custom from_sql))
 			  SELECT state, why FROM shop.reservation}),
 		"(1,1,0,f)\ncancelled|expired",
 		"$database: the other application goes on with its own binding");
+
+	# the guard
+	like(
+		error_of($node, $database, q{UPDATE bookings SET status = 'confirmed' WHERE status = 'pending'}),
+		qr/^UO007 /, "$database: a booking is still confirmed by our functions only");
+	is( $node->safe_psql($database,
+			q{SELECT application, guard FROM cusown_guard(app_schema => 'public')
+			  UNION ALL SELECT application, guard FROM cusown_guard(app_schema => 'shop')}),
+		"public|functions\nshop|warn", "$database: in the mode of each application");
+	is( $node->safe_psql($database,
+			q{DROP EXTENSION cusown_ops;
+			  SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'cusown%'}),
+		'0', "$database: the extension is dropped without CASCADE and takes it along");
 }
 
 $node->stop;
