@@ -52,14 +52,31 @@ typedef struct Permission
 	pg_uuid_t	id;
 } Permission;
 
-/* whose errors are */
+/* what a trigger's arguments mean in its table, found once in a statement */
+typedef struct Columns
+{
+	AttrNumber	id;
+	AttrNumber	status;
+	bool		status_is_text;
+	FmgrInfo	status_output;	/* of another type */
+} Columns;
+
+/* a status, as far as it can be one that is known */
+typedef struct StatusText
+{
+	char text[	NAMEDATALEN];
+} StatusText;
+
+/* a row that was changed */
 typedef struct Guarded
 {
 	Trigger    *trigger;
 	Relation	relation;
+	const Columns *columns;
 	TupleTableSlot *row;		/* as it is now */
-	char	   *from_status;	/* NULL: it is new */
-	char	   *to_status;
+	bool		is_new;
+	StatusText	from_status;
+	StatusText	to_status;
 } Guarded;
 
 static Permission permission = {false};
@@ -116,21 +133,6 @@ is_or_is_part_of(Relation relation, Oid relid)
 						 relid));
 }
 
-static Datum
-row_value(const Guarded *guarded, GuardArg name, bool *isnull)
-{
-	const char *column = guarded->trigger->tgargs[name];
-	int			number = SPI_fnumber(guarded->row->tts_tupleDescriptor, column);
-
-	if (number <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_CUSOWN_NOT_ATTACHED),
-				 errmsg("column \"%s\" of table \"%s\", which cusown_ops guards, does not exist",
-						column, RelationGetRelationName(guarded->relation)),
-				 errhint("Attach the application again, then run cusown_guard().")));
-	return slot_getattr(guarded->row, number, isnull);
-}
-
 static bool
 is_permitted(const Guarded *guarded)
 {
@@ -142,45 +144,74 @@ is_permitted(const Guarded *guarded)
 		permission.trigger_depth + 1 != trigger_depth() ||
 		!is_or_is_part_of(guarded->relation, permission.relid))
 		return false;
-	id = row_value(guarded, GUARD_ID_COLUMN, &isnull);
+	id = slot_getattr(guarded->row, guarded->columns->id, &isnull);
 	return !isnull &&
 		memcmp(DatumGetUUIDP(id), &permission.id, sizeof(pg_uuid_t)) == 0;
 }
 
 /* ---------- the trigger ---------- */
 
-static char *
-status_of(Guarded *guarded, TupleTableSlot *row)
+static AttrNumber
+column_named(const TriggerData *data, GuardArg arg)
 {
-	Guarded		at = *guarded;
-	bool		isnull;
-	Datum		status;
+	const char *name = data->tg_trigger->tgargs[arg];
+	int			number = SPI_fnumber(RelationGetDescr(data->tg_relation), name);
+
+	if (number <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CUSOWN_NOT_ATTACHED),
+				 errmsg("column \"%s\" of table \"%s\", which cusown_ops guards, does not exist",
+						name, RelationGetRelationName(data->tg_relation)),
+				 errhint("Attach the application again, then run cusown_guard().")));
+	return (AttrNumber) number;
+}
+
+/* the server keeps flinfo for each table of a statement */
+static const Columns *
+columns_of(FmgrInfo *flinfo, const TriggerData *data)
+{
+	Columns    *columns = flinfo->fn_extra;
 	Oid			type;
+	Oid			output;
+	bool		is_varlena;
 
-	at.row = row;
-	status = row_value(&at, GUARD_STATUS_COLUMN, &isnull);
+	if (columns != NULL)
+		return columns;
+	columns = MemoryContextAllocZero(flinfo->fn_mcxt, sizeof(Columns));
+	columns->id = column_named(data, GUARD_ID_COLUMN);
+	columns->status = column_named(data, GUARD_STATUS_COLUMN);
+	type = getBaseType(TupleDescAttr(RelationGetDescr(data->tg_relation),
+									 columns->status - 1)->atttypid);
+	columns->status_is_text = type == TEXTOID || type == VARCHAROID;
+	getTypeOutputInfo(type, &output, &is_varlena);
+	fmgr_info_cxt(output, &columns->status_output, flinfo->fn_mcxt);
+	flinfo->fn_extra = columns;
+	return columns;
+}
+
+static void
+read_status(const Columns *columns, TupleTableSlot *row, StatusText *status)
+{
+	bool		isnull;
+	Datum		datum = slot_getattr(row, columns->status, &isnull);
+
 	if (isnull)
-		return pstrdup("");
-	type = getBaseType(TupleDescAttr(row->tts_tupleDescriptor,
-									 SPI_fnumber(row->tts_tupleDescriptor,
-												 guarded->trigger->tgargs[GUARD_STATUS_COLUMN]) - 1)->atttypid);
-	if (type == TEXTOID || type == VARCHAROID)
-		return TextDatumGetCString(status);
+		status->text[0] = '\0';
+	else if (columns->status_is_text)
+		text_to_cstring_buffer(DatumGetTextPP(datum), status->text,
+							   sizeof(status->text));
 	else
-	{
-		Oid			output;
-		bool		is_varlena;
-
-		getTypeOutputInfo(type, &output, &is_varlena);
-		return OidOutputFunctionCall(output, status);
-	}
+		strlcpy(status->text,
+				OutputFunctionCall(unconstify(FmgrInfo *, &columns->status_output),
+								   datum),
+				sizeof(status->text));
 }
 
 static char *
 id_of(const Guarded *guarded)
 {
 	bool		isnull;
-	Datum		id = row_value(guarded, GUARD_ID_COLUMN, &isnull);
+	Datum		id = slot_getattr(guarded->row, guarded->columns->id, &isnull);
 
 	return isnull ? pstrdup("without an id") :
 		DatumGetCString(DirectFunctionCall1(uuid_out, id));
@@ -201,7 +232,7 @@ refuse_transition(const Guarded *guarded)
 			(errcode(ERRCODE_CUSOWN_TRANSITION),
 			 errmsg("%s %s must not go from status \"%s\" to \"%s\"",
 					guarded->trigger->tgargs[GUARD_MACHINE], id_of(guarded),
-					guarded->from_status, guarded->to_status),
+					guarded->from_status.text, guarded->to_status.text),
 			 errhint("The view cusown_ops.state_machine shows what is allowed; an owner adds to it in cusown_ops.state_transition.")));
 }
 
@@ -212,7 +243,7 @@ refuse_stranger(const Guarded *guarded)
 			(errcode(ERRCODE_CUSOWN_GUARDED),
 			 errmsg("%s %s must not become %s by this statement",
 					guarded->trigger->tgargs[GUARD_MACHINE], id_of(guarded),
-					guarded->to_status),
+					guarded->to_status.text),
 			 errhint("Call cusown_confirm_booking(), which looks who else stands on the slot.")));
 }
 
@@ -221,18 +252,17 @@ static void
 judge(const Guarded *guarded)
 {
 	char	  **args = guarded->trigger->tgargs;
+	const char *from = guarded->from_status.text;
+	const char *to = guarded->to_status.text;
 
-	if (guarded->from_status != NULL &&
-		strcmp(guarded->from_status, guarded->to_status) == 0)
+	if ((!guarded->is_new && strcmp(from, to) == 0) ||
+		override != InvalidSubTransactionId)
 		return;
-	if (override != InvalidSubTransactionId)
-		return;
-	if (guarded->from_status != NULL &&
-		!state_machine_has(args[GUARD_APP_SCHEMA], args[GUARD_MACHINE],
-						   guarded->from_status, guarded->to_status))
+	if (!guarded->is_new &&
+		!state_machine_has(args[GUARD_APP_SCHEMA], args[GUARD_MACHINE], from, to))
 		refuse_transition(guarded);
-	else if (strcmp(args[GUARD_MODE], GUARD_TRANSITIONS) != 0 &&
-			 strcmp(guarded->to_status, "confirmed") == 0 &&
+	else if (strcmp(to, GUARDED_STATUS) == 0 &&
+			 strcmp(args[GUARD_MODE], GUARD_TRANSITIONS) != 0 &&
 			 !is_permitted(guarded))
 		refuse_stranger(guarded);
 }
@@ -247,7 +277,7 @@ Datum
 cusown_guard_trigger(PG_FUNCTION_ARGS)
 {
 	TriggerData *data = (TriggerData *) fcinfo->context;
-	Guarded		guarded = {0};
+	Guarded		guarded;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(data->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(data->tg_event) ||
@@ -258,14 +288,12 @@ cusown_guard_trigger(PG_FUNCTION_ARGS)
 				 errmsg("cusown_ops.guard() is made a trigger by cusown_guard() only")));
 	guarded.trigger = data->tg_trigger;
 	guarded.relation = data->tg_relation;
-	if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
-	{
-		guarded.row = data->tg_newslot;
-		guarded.from_status = status_of(&guarded, data->tg_trigslot);
-	}
-	else
-		guarded.row = data->tg_trigslot;
-	guarded.to_status = status_of(&guarded, guarded.row);
+	guarded.columns = columns_of(fcinfo->flinfo, data);
+	guarded.is_new = TRIGGER_FIRED_BY_INSERT(data->tg_event);
+	guarded.row = guarded.is_new ? data->tg_trigslot : data->tg_newslot;
+	if (!guarded.is_new)
+		read_status(guarded.columns, data->tg_trigslot, &guarded.from_status);
+	read_status(guarded.columns, guarded.row, &guarded.to_status);
 	judge(&guarded);
 	return PointerGetDatum(NULL);
 }

@@ -30,6 +30,9 @@ typedef enum GuardArg
 #define GUARD_TRANSITIONS "transitions"
 #define GUARD_FUNCTIONS "functions"
 
+/* what is reached by our functions only, in the mode of that name */
+#define GUARDED_STATUS "confirmed"
+
 extern void guard_init(void);
 extern uint64 guard_execute(Binding *binding, const char *relation,
 							const pg_uuid_t *id, const Template *statement,

@@ -4,7 +4,9 @@
  *	  Puts guards (guard.c) on an application's tables, and takes them off.
  *
  * A guard is two constraint triggers, one for INSERT and one for UPDATE, whose
- * WHEN condition leaves all rows alone whose status stays.  Its mode is one of
+ * WHEN conditions leave all rows alone of which it is plain that they may pass:
+ * the server then does not even remember them for the statement's end, which
+ * is most of what a trigger costs.  Its mode is one of
  * their arguments: it costs nothing to read, goes where the table goes, through
  * pg_dump too, and nothing else has to know it.  They depend on the extension, so
  * that DROP EXTENSION takes them along.
@@ -153,6 +155,60 @@ make_trigger(const char *name, const char *event, const char *condition,
 							 name, table));
 }
 
+/* that a status is one of ours, which is a literal of the column's own type */
+static char *
+status_is(const char *row, const char *column, const char *status)
+{
+	return template_ddl("%s.%I OPERATOR(pg_catalog.=) %s", row, column,
+						quote_literal_cstr(status));
+}
+
+/* in every mode of what confirms, our functions alone know more */
+static bool
+is_for_trigger(const char *mode, const char *to_status)
+{
+	return strcmp(mode, GUARD_TRANSITIONS) != 0 &&
+		strcmp(to_status, GUARDED_STATUS) == 0;
+}
+
+/*
+ * An update is looked at unless its status stays, or changes as we ship it.  Null
+ * is looked at.  What an owner has added is for the trigger: it may be taken back.
+ */
+static char *
+update_condition(const GuardedTable *guarded, const char *mode,
+				 const char *column)
+{
+	StringInfoData condition;
+	const char *from;
+	const char *to;
+
+	initStringInfo(&condition);
+	appendStringInfoString(&condition,
+						   template_ddl("WHEN ((OLD.%I OPERATOR(pg_catalog.=) NEW.%I",
+										column, column));
+	for (int at = 0; state_machine_next(guarded->machine, &at, &from, &to);)
+	{
+		char	   *change = psprintf(" OR (%s AND %s)",
+									  status_is("OLD", column, from),
+									  status_is("NEW", column, to));
+
+		/* two events may lead the same way */
+		if (!is_for_trigger(mode, to) &&
+			strstr(condition.data, change) == NULL)
+			appendStringInfoString(&condition, change);
+	}
+	appendStringInfoString(&condition, ") IS NOT TRUE)");
+	return condition.data;
+}
+
+/* a row may be born in any status but that one */
+static char *
+insert_condition(const char *column)
+{
+	return psprintf("WHEN (%s)", status_is("NEW", column, GUARDED_STATUS));
+}
+
 static void
 guard_table(const Binding *binding, const GuardedTable *guarded,
 			const char *mode)
@@ -171,11 +227,10 @@ guard_table(const Binding *binding, const GuardedTable *guarded,
 								quote_literal_cstr(id),
 								quote_literal_cstr(status));
 
-	make_trigger(INSERT_TRIGGER, "INSERT", "", table, args);
+	make_trigger(INSERT_TRIGGER, "INSERT", insert_condition(status), table,
+				 args);
 	make_trigger(UPDATE_TRIGGER, "UPDATE",
-				 template_ddl("WHEN ((OLD.%I OPERATOR(pg_catalog.=) NEW.%I) IS NOT TRUE)",
-							  status, status),
-				 table, args);
+				 update_condition(guarded, mode, status), table, args);
 }
 
 static void
