@@ -20,6 +20,7 @@ OBJS = \
 	src/cron.o \
 	src/cron_health.o \
 	src/cusown_ops.o \
+	src/double_booking.o \
 	src/due.o \
 	src/expiry.o \
 	src/grant.o \
@@ -30,6 +31,7 @@ OBJS = \
 	src/lazy.o \
 	src/ledger.o \
 	src/no_show.o \
+	src/overlap.o \
 	src/row_check.o \
 	src/shmem.o \
 	src/slot.o \
@@ -60,6 +62,7 @@ SQL_PARTS = \
 	src/hold.sql \
 	src/history.sql \
 	src/no_show.sql \
+	src/double_booking.sql \
 	src/worker.sql \
 	src/grant.sql \
 	src/rights.sql
@@ -68,7 +71,7 @@ DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show job cron cron_health worker change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show double_booking job cron cron_health worker change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

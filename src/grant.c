@@ -68,6 +68,7 @@ typedef struct FunctionRight
 
 static const FunctionRight function_rights[] = {
 	{"cusown_due_bookings", MONITOR | APPLICATION | OPERATOR},
+	{"cusown_double_bookings", MONITOR | APPLICATION | OPERATOR},
 	{"shipped_transitions", MONITOR | APPLICATION | OPERATOR},
 	{"cusown_changes_since", MONITOR | APPLICATION | OPERATOR},
 	{"cusown_jobs", MONITOR | APPLICATION | OPERATOR},
@@ -149,7 +150,7 @@ static const ApplicationRight application_rights[] = {
 	{"bookings", ACL_UPDATE, "UPDATE", APPLICATION | OPERATOR},
 	{"slots", ACL_SELECT, "SELECT", MONITOR | APPLICATION | OPERATOR},
 	{"slots", ACL_UPDATE, "UPDATE", APPLICATION | OPERATOR},
-	{"businesses", ACL_SELECT, "SELECT", APPLICATION | OPERATOR, true},
+	{"businesses", ACL_SELECT, "SELECT", MONITOR | APPLICATION | OPERATOR, true},
 	{"payments", ACL_SELECT, "SELECT", MONITOR | APPLICATION | OPERATOR},
 	/* FOR SHARE asks for it */
 	{"payments", ACL_UPDATE, "UPDATE", APPLICATION | OPERATOR},

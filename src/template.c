@@ -429,6 +429,18 @@ template_stream(Binding *binding, const Template *statement,
 			 SPI_result_code_string(code));
 }
 
+/* as template_column(), of a row that is streamed */
+Datum
+template_attribute(TupleTableSlot *row, const char *column, bool *isnull)
+{
+	int			number = SPI_fnumber(row->tts_tupleDescriptor, column);
+
+	*isnull = true;
+	if (number <= 0)
+		return (Datum) 0;
+	return slot_getattr(row, number, isnull);
+}
+
 /*
  * A column of a row of the last result; NULL where the statement has no such
  * column, as when its optional part fell away.

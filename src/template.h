@@ -33,6 +33,8 @@ extern uint64 template_execute(Binding *binding, const Template *statement,
 extern void template_stream(Binding *binding, const Template *statement,
 							const Datum *values, const char *nulls,
 							TemplateRow put, void *state);
+extern Datum template_attribute(TupleTableSlot *row, const char *column,
+								bool *isnull);
 extern Datum template_column(uint64 row, const char *column, bool *isnull);
 extern void template_ids(Binding *binding, const Template *statement,
 						 const UuidList *ids, UuidList *found);

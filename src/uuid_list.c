@@ -50,8 +50,8 @@ uuid_list_append_column(UuidList *list, uint64 rows, const char *column)
 	}
 }
 
-static void
-sort(UuidList *list)
+void
+uuid_list_sort(UuidList *list)
 {
 	if (list->sorted || list->count == 0)
 		return;
@@ -69,7 +69,7 @@ uuid_list_count(UuidList *list, const pg_uuid_t *id)
 
 	if (list->count == 0)
 		return 0;
-	sort(list);
+	uuid_list_sort(list);
 	found = bsearch(id, list->items, list->count, sizeof(pg_uuid_t),
 					compare_uuids);
 	if (found == NULL)
