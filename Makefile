@@ -17,12 +17,14 @@ OBJS = \
 	src/audit.o \
 	src/binding.o \
 	src/change.o \
+	src/contender.o \
 	src/cron.o \
 	src/cron_health.o \
 	src/cusown_ops.o \
 	src/double_booking.o \
 	src/due.o \
 	src/expiry.o \
+	src/give_way.o \
 	src/grant.o \
 	src/history.o \
 	src/hold.o \
@@ -32,7 +34,11 @@ OBJS = \
 	src/ledger.o \
 	src/no_show.o \
 	src/overlap.o \
+	src/refund.o \
+	src/repair.o \
+	src/resolve.o \
 	src/row_check.o \
+	src/row_lock.o \
 	src/shmem.o \
 	src/slot.o \
 	src/split.o \
@@ -71,7 +77,7 @@ DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show double_booking job cron cron_health worker change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show double_booking resolve job cron cron_health worker change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

@@ -36,6 +36,7 @@
 #include "double_booking.h"
 #include "errors.h"
 #include "overlap.h"
+#include "slot.h"
 #include "template.h"
 #include "uuid_list.h"
 #include "verb.h"
@@ -135,29 +136,19 @@ static const Template doubled_again = {
 	"[ AND ($1 IS NULL OR s.{slots.business_id} = $1)]" \
 	" ORDER BY s.{slots.id}"
 
-#define ON_IT(statuses) \
-	"EXISTS (SELECT FROM {bookings} o" \
-	" WHERE o.{bookings.slot_id} = s.{slots.id} AND (" statuses "))"
-
-#define CONFIRMED "o.{bookings.status} = 'confirmed'"
-
-#define LIVE CONFIRMED " OR o.{bookings.status} = 'pending'"
-
 static const Template confirmed_not_booked = {
-	SLOTS("(s.{slots.status} = 'booked') IS NOT TRUE AND " ON_IT(CONFIRMED)),
+	SLOTS(SLOT_SHOULD_BE_BOOKED),
 	1, {UUIDOID}, true
 };
 
 static const Template booked_for_nobody = {
-	SLOTS("s.{slots.status} = 'booked'"
-		  "[ AND (s.{slots.reserved_until} > pg_catalog.now()) IS NOT TRUE]"
-		  " AND NOT " ON_IT(LIVE)),
+	SLOTS(SLOT_BOOKED_FOR_NOBODY),
 	1, {UUIDOID}, true
 };
 
 static const Template reserved_for_ever = {
 	SLOTS("s.{slots.status} = 'reserved' AND s.{slots.reserved_until} IS NULL"
-		  " AND NOT " ON_IT(CONFIRMED)),
+		  " AND NOT " SLOT_HAS(SLOT_CONFIRMED)),
 	1, {UUIDOID}, true
 };
 
@@ -225,43 +216,22 @@ double_booking_impossible(const Binding *binding)
 								attach_index_names(binding), true) != NIL;
 }
 
-/* where slots are put as they come */
-typedef struct SlotList
-{
-	UuidList   *slots;
-	MemoryContext context;
-} SlotList;
-
-/* TemplateRow */
-static void
-add_slot(TupleTableSlot *row, void *state)
-{
-	SlotList   *list = state;
-	MemoryContext caller = MemoryContextSwitchTo(list->context);
-	bool		isnull;
-	Datum		id = template_attribute(row, "id", &isnull);
-
-	if (!isnull)
-		uuid_list_append(list->slots, DatumGetUUIDP(id));
-	MemoryContextSwitchTo(caller);
-}
-
 /*
  * The slots with more than one confirmed booking, in the order of their ids; of
  * one business, or of all where that is NULL.
  */
 void
 double_booking_slots(Binding *binding, const pg_uuid_t *business,
-					 UuidList *slots)
+					 bool read_only, UuidList *slots)
 {
 	bool		by_slot = business != NULL &&
 	binding_column(binding, "bookings", "business_id") == NULL;
-	SlotList	list = {slots, CurrentMemoryContext};
 	Datum		values[1];
 
 	values[0] = UUIDPGetDatum(business);
-	template_stream(binding, by_slot ? &doubled_by_slot : &doubled_by_booking,
-					values, business == NULL ? "n" : NULL, add_slot, &list);
+	uuid_list_append_stream(slots, binding, by_slot ? &doubled_by_slot :
+							&doubled_by_booking, values,
+							business == NULL ? "n" : NULL, read_only);
 	uuid_list_sort(slots);
 }
 
@@ -315,7 +285,7 @@ report_same_slot(Report *report)
 		return;
 	double_booking_slots(report->binding,
 						 report->has_business ? &report->business : NULL,
-						 &slots);
+						 true, &slots);
 	for (int first = 0; first < slots.count; first += cusown_batch_size)
 	{
 		UuidList	some = {slots.items + first};
@@ -360,7 +330,7 @@ report_overlap(Report *report)
 {
 	UuidList	one = {&report->business, 1, 1, true};
 
-	overlap_find(report->binding, report->has_business ? &one : NULL,
+	overlap_find(report->binding, report->has_business ? &one : NULL, true,
 				 put_stretch, report);
 }
 
@@ -382,7 +352,7 @@ end_hold_command(const Binding *binding, const pg_uuid_t *slot)
 
 /* TemplateRow */
 static void
-put_slot(TupleTableSlot *row, void *state)
+put_slot(const StreamedRow *row, void *state)
 {
 	const Report *report = state;
 	MemoryContext caller = MemoryContextSwitchTo(report->row_context);
@@ -424,7 +394,7 @@ report_slots(Report *report, const Template *statement, const char *finding)
 	values[0] = UUIDPGetDatum(&report->business);
 	report->finding = finding;
 	template_stream(report->binding, statement, values,
-					report->has_business ? NULL : "n", put_slot, report);
+					report->has_business ? NULL : "n", true, put_slot, report);
 }
 
 static void

@@ -23,6 +23,6 @@ extern DoubleKind double_booking_kind(const char *name,
 									  const DoubleKind *known, int count);
 extern bool double_booking_impossible(const Binding *binding);
 extern void double_booking_slots(Binding *binding, const pg_uuid_t *business,
-								 UuidList *slots);
+								 bool read_only, UuidList *slots);
 
 #endif							/* CUSOWN_DOUBLE_BOOKING_H */

@@ -272,18 +272,18 @@ find_columns(OverlapColumns *columns, TupleDesc desc)
 
 /* false for null, or for a column that is not bound */
 static bool
-read_column(TupleTableSlot *row, int column, Datum *value)
+read_column(const StreamedRow *row, int column, Datum *value)
 {
 	bool		isnull;
 
 	if (column <= 0)
 		return false;
-	*value = slot_getattr(row, column, &isnull);
+	*value = slot_getattr(row->slot, column, &isnull);
 	return !isnull;
 }
 
 static bool
-read_wall_clock(TupleTableSlot *row, const OverlapColumns *columns,
+read_wall_clock(const StreamedRow *row, const OverlapColumns *columns,
 				WallClockSpan *span)
 {
 	Datum		date;
@@ -298,7 +298,7 @@ read_wall_clock(TupleTableSlot *row, const OverlapColumns *columns,
 }
 
 static bool
-read_absolute(TupleTableSlot *row, const OverlapColumns *columns,
+read_absolute(const StreamedRow *row, const OverlapColumns *columns,
 			  WallClockSpan *span)
 {
 	Datum		start;
@@ -316,7 +316,7 @@ read_absolute(TupleTableSlot *row, const OverlapColumns *columns,
 
 /* false where the row has no times */
 static bool
-read_booking(TupleTableSlot *row, const OverlapColumns *columns,
+read_booking(const StreamedRow *row, const OverlapColumns *columns,
 			 OverlapBooking *booking)
 {
 	WallClockSpan span;
@@ -343,7 +343,7 @@ read_booking(TupleTableSlot *row, const OverlapColumns *columns,
 
 /* a business that says nothing, or nothing that makes sense, serves one at once */
 static int64
-read_capacity(TupleTableSlot *row, const OverlapColumns *columns)
+read_capacity(const StreamedRow *row, const OverlapColumns *columns)
 {
 	Datum		value;
 
@@ -354,7 +354,7 @@ read_capacity(TupleTableSlot *row, const OverlapColumns *columns)
 
 /* TemplateRow */
 static void
-sweep_row(TupleTableSlot *row, void *state)
+sweep_row(const StreamedRow *row, void *state)
 {
 	Sweep	   *sweep = state;
 	OverlapBooking booking;
@@ -362,7 +362,7 @@ sweep_row(TupleTableSlot *row, void *state)
 
 	CHECK_FOR_INTERRUPTS();
 	if (sweep->columns.id == 0)
-		find_columns(&sweep->columns, row->tts_tupleDescriptor);
+		find_columns(&sweep->columns, row->desc);
 	if (!read_column(row, sweep->columns.business_id, &business))
 		return;
 	begin_business(sweep, DatumGetUUIDP(business),
@@ -385,11 +385,12 @@ overlap_knows_business(const Binding *binding)
 /*
  * Calls back for each overloaded stretch of the businesses, NULL for all, in the
  * order of business and time.  What found() is given goes when it returns, and so
- * does what it allocates.  Writes and locks nothing.
+ * does what it allocates.  Writes and locks nothing; read_only: under the
+ * snapshot of the caller's statement.
  */
 void
-overlap_find(Binding *binding, const UuidList *businesses, OverlapFound found,
-			 void *state)
+overlap_find(Binding *binding, const UuidList *businesses, bool read_only,
+			 OverlapFound found, void *state)
 {
 	Sweep		sweep = {0};
 	bool		in_bookings = binding_column(binding, "bookings",
@@ -407,7 +408,7 @@ overlap_find(Binding *binding, const UuidList *businesses, OverlapFound found,
 	if (businesses != NULL)
 		values[0] = uuid_list_datum(businesses);
 	template_stream(binding, in_bookings ? &by_booking : &by_slot, values,
-					businesses == NULL ? "n" : NULL, sweep_row, &sweep);
+					businesses == NULL ? "n" : NULL, read_only, sweep_row, &sweep);
 	end_business(&sweep);
 	MemoryContextDelete(sweep.context);
 }

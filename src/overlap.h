@@ -46,6 +46,6 @@ typedef void (*OverlapFound) (const OverlapStretch *stretch, void *state);
 
 extern bool overlap_knows_business(const Binding *binding);
 extern void overlap_find(Binding *binding, const UuidList *businesses,
-						 OverlapFound found, void *state);
+						 bool read_only, OverlapFound found, void *state);
 
 #endif							/* CUSOWN_OVERLAP_H */

@@ -42,6 +42,7 @@ static const Transition shipped[] = {
 	{MACHINE_SLOT, "reserved", "release", "available"},
 	{MACHINE_SLOT, "reserved", "expire", "available"},
 	{MACHINE_SLOT, "booked", "release", "available"},
+	{MACHINE_SLOT, "available", "repair", "booked"},
 
 	{MACHINE_PAYMENT, "initiated", "verify", "completed"},
 	{MACHINE_PAYMENT, "pending", "verify", "completed"},
