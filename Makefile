@@ -19,12 +19,15 @@ OBJS = \
 	src/binding.o \
 	src/booking.o \
 	src/change.o \
+	src/contender.o \
 	src/cron.o \
 	src/cron_health.o \
 	src/cusown_ops.o \
 	src/ddl.o \
+	src/double_booking.o \
 	src/due.o \
 	src/expiry.o \
+	src/give_way.o \
 	src/grant.o \
 	src/guard.o \
 	src/guard_install.o \
@@ -35,7 +38,12 @@ OBJS = \
 	src/lazy.o \
 	src/ledger.o \
 	src/no_show.o \
+	src/overlap.o \
+	src/refund.o \
+	src/repair.o \
+	src/resolve.o \
 	src/row_check.o \
+	src/row_lock.o \
 	src/shmem.o \
 	src/slot.o \
 	src/split.o \
@@ -67,6 +75,7 @@ SQL_PARTS = \
 	src/hold.sql \
 	src/history.sql \
 	src/no_show.sql \
+	src/double_booking.sql \
 	src/worker.sql \
 	src/grant.sql \
 	src/rights.sql
@@ -75,7 +84,7 @@ DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard job cron cron_health worker change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve job cron cron_health worker change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

@@ -24,7 +24,8 @@ BEGIN
       id uuid PRIMARY KEY, status {type} NOT NULL, business_id uuid,
       date date, start_time time, end_time time, reserved_until timestamptz
     );
-    CREATE TABLE businesses (id uuid PRIMARY KEY, timezone varchar(40));
+    CREATE TABLE businesses (id uuid PRIMARY KEY, timezone varchar(40),
+      concurrent_booking_capacity smallint);
     INSERT INTO businesses VALUES (md5('near')::uuid, 'Asia/Kolkata'),
       (md5('far')::uuid, 'Mars/Olympus');
     CREATE TABLE bookings (
@@ -65,6 +66,18 @@ BEGIN
     INSERT INTO bookings (id, business_id, slot_id, status, created_at, fixed)
     SELECT md5(n)::uuid, md5(n)::uuid, md5(n)::uuid, 'confirmed', now(), false
     FROM unnest('{near,far}'::text[]) n;
+    -- another booking of the same slot, one of the same time, and a slot that
+    -- is booked for nobody
+    INSERT INTO slots (id, status, business_id, date, start_time, end_time)
+    VALUES (md5('late')::uuid, 'booked', md5('near')::uuid, '2024-05-01',
+            '10:30', '11:30'),
+           (md5('empty')::uuid, 'booked', md5('far')::uuid, '2024-05-01',
+            '12:00', '13:00');
+    INSERT INTO bookings (id, business_id, slot_id, status, created_at, fixed)
+    VALUES (md5('near2')::uuid, md5('near')::uuid, md5('near')::uuid,
+            'pending', now() + interval '1 second', false),
+           (md5('late')::uuid, md5('near')::uuid, md5('late')::uuid,
+            'confirmed', now() + interval '2 seconds', false);
     INSERT INTO payments VALUES
       (md5('paid')::uuid, md5('paid')::uuid, 'completed',
        now() - interval '2 days'),
@@ -135,7 +148,8 @@ BEGIN
     'jsonb_build_object(text, text)', 'jsonb_build_object(VARIADIC text[])',
     'jsonb_build_object(VARIADIC anyarray)', 'left(text, integer)',
     'power(double precision, double precision)', 'power(integer, integer)',
-    'least(integer, integer)', 'coalesce(jsonb, jsonb)', 'lower(text)',
+    'least(integer, integer)', 'max(timestamptz)', 'min(date)',
+    'coalesce(jsonb, jsonb)', 'lower(text)',
     'quote_ident(text)', 'format(text, VARIADIC text[])', 'md5(text)',
     'uuid(text)', 'text(uuid)', 'text(name)', 'timestamptz(text)',
     'jsonb(text)', 'text(wild_enum.payment_status)', 'aclexplode(aclitem[])',
@@ -275,6 +289,18 @@ LANGUAGE sql AS $$
     'SELECT * FROM public.cusown_expire_bookings()',
     'UPDATE {app}.payments SET status = ''failed''',
     'SELECT * FROM public.cusown_expire_bookings()',
+    'DROP INDEX {app}.bookings_slot_id_idx',
+    'UPDATE {app}.bookings SET status = ''confirmed'' WHERE id OPERATOR(pg_catalog.=) pg_catalog.md5(''near2'')::pg_catalog.uuid',
+    'SELECT kind, slot_id, booking_ids, starts, finding FROM public.cusown_double_bookings()',
+    'SELECT pg_catalog.count(*) FROM public.cusown_double_bookings(business => pg_catalog.md5(''near'')::pg_catalog.uuid, verify => true)',
+    'SELECT * FROM public.cusown_resolve_double_bookings(dry_run => true)',
+    'SELECT * FROM public.cusown_resolve_double_bookings(''first_created'', pg_catalog.md5(''near'')::pg_catalog.uuid, dry_run => true)',
+    'SELECT * FROM public.cusown_resolve_double_bookings(''paid_first'')',
+    'SELECT * FROM public.cusown_resolve_double_bookings(kind => ''overlap'')',
+    'SELECT * FROM public.cusown_resolve_double_bookings()',
+    'SELECT * FROM public.cusown_keep_booking(pg_catalog.md5(''near'')::pg_catalog.uuid)',
+    'SELECT * FROM public.cusown_repair_slots()',
+    'SELECT * FROM public.cusown_repair_slots()',
     'SELECT kind, closed_by, public.cusown_attention_resolve(id, ''called'') FROM cusown_ops.attention WHERE app_schema OPERATOR(pg_catalog.=) ''{app}'' ORDER BY id USING OPERATOR(pg_catalog.<)',
     'CALL public.cusown_run_job(''expire_bookings'')',
     'CALL public.cusown_run_job(''release_expired_holds'')',

@@ -68,6 +68,7 @@ typedef struct FunctionRight
 
 static const FunctionRight function_rights[] = {
 	{"cusown_due_bookings", MONITOR | APPLICATION | OPERATOR},
+	{"cusown_double_bookings", MONITOR | APPLICATION | OPERATOR},
 	{"shipped_transitions", MONITOR | APPLICATION | OPERATOR},
 	{"cusown_changes_since", MONITOR | APPLICATION | OPERATOR},
 	{"cusown_jobs", MONITOR | APPLICATION | OPERATOR},
@@ -83,6 +84,9 @@ static const FunctionRight function_rights[] = {
 	{"cusown_undo_booking", APPLICATION | OPERATOR},
 	{"cusown_expire_if_due", APPLICATION | OPERATOR},
 	{"cusown_release_expired_holds", APPLICATION | OPERATOR},
+	{"cusown_resolve_double_bookings", OPERATOR},
+	{"cusown_keep_booking", OPERATOR},
+	{"cusown_repair_slots", OPERATOR},
 	{"cusown_prune_history", OPERATOR},
 	{"cusown_run_job", OPERATOR},
 	{"cusown_cron_health", MONITOR | APPLICATION | OPERATOR},
@@ -156,7 +160,7 @@ static const ApplicationRight application_rights[] = {
 	{"bookings", ACL_UPDATE, "UPDATE", APPLICATION | OPERATOR},
 	{"slots", ACL_SELECT, "SELECT", MONITOR | APPLICATION | OPERATOR},
 	{"slots", ACL_UPDATE, "UPDATE", APPLICATION | OPERATOR},
-	{"businesses", ACL_SELECT, "SELECT", APPLICATION | OPERATOR, true},
+	{"businesses", ACL_SELECT, "SELECT", MONITOR | APPLICATION | OPERATOR, true},
 	{"payments", ACL_SELECT, "SELECT", MONITOR | APPLICATION | OPERATOR},
 	/* FOR SHARE asks for it */
 	{"payments", ACL_UPDATE, "UPDATE", APPLICATION | OPERATOR},

@@ -14,6 +14,24 @@
 #include "binding.h"
 #include "uuid_list.h"
 
+/* conditions on a slot s: who stands on it */
+#define SLOT_HAS(statuses) \
+	"EXISTS (SELECT FROM {bookings} o" \
+	" WHERE o.{bookings.slot_id} = s.{slots.id} AND (" statuses "))"
+
+#define SLOT_CONFIRMED "o.{bookings.status} = 'confirmed'"
+
+#define SLOT_LIVE SLOT_CONFIRMED " OR o.{bookings.status} = 'pending'"
+
+/* what its bookings contradict; a booked slot may be held, too */
+#define SLOT_SHOULD_BE_BOOKED \
+	"s.{slots.status} <> 'booked' AND " SLOT_HAS(SLOT_CONFIRMED)
+
+#define SLOT_BOOKED_FOR_NOBODY \
+	"s.{slots.status} = 'booked'" \
+	"[ AND (s.{slots.reserved_until} > pg_catalog.now()) IS NOT TRUE]" \
+	" AND NOT " SLOT_HAS(SLOT_LIVE)
+
 /* a slot that becomes available */
 typedef struct SlotToFree
 {

@@ -359,22 +359,25 @@ template_execute(Binding *binding, const Template *statement,
 typedef struct RowReceiver
 {
 	DestReceiver pub;
+	StreamedRow row;
 	TemplateRow put;
 	void	   *state;
 } RowReceiver;
 
 static bool
-receive_row(TupleTableSlot *row, DestReceiver *self)
+receive_row(TupleTableSlot *slot, DestReceiver *self)
 {
 	RowReceiver *receiver = (RowReceiver *) self;
 
-	receiver->put(row, receiver->state);
+	receiver->row.slot = slot;
+	receiver->put(&receiver->row, receiver->state);
 	return true;
 }
 
 static void
 receiver_startup(DestReceiver *self, int operation, TupleDesc desc)
 {
+	((RowReceiver *) self)->row.desc = desc;
 }
 
 static void
@@ -404,8 +407,8 @@ parameters(const Template *statement, const Datum *values, const char *nulls)
  */
 void
 template_stream(Binding *binding, const Template *statement,
-				const Datum *values, const char *nulls, TemplateRow put,
-				void *state)
+				const Datum *values, const char *nulls, bool read_only,
+				TemplateRow put, void *state)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	SPIExecuteOptions options = {0};
@@ -420,13 +423,25 @@ template_stream(Binding *binding, const Template *statement,
 	receiver.put = put;
 	receiver.state = state;
 	options.params = parameters(statement, values, nulls);
-	options.read_only = true;
+	options.read_only = read_only;
 	options.dest = &receiver.pub;
 	code = SPI_execute_plan_extended(plan_for(binding, statement), &options);
 	MemoryContextSwitchTo(caller);
 	if (code < 0)
 		elog(ERROR, "SPI_execute_plan_extended failed: %s",
 			 SPI_result_code_string(code));
+}
+
+/* as template_column(), of a row that is streamed */
+Datum
+template_attribute(const StreamedRow *row, const char *column, bool *isnull)
+{
+	int			number = SPI_fnumber(row->desc, column);
+
+	*isnull = true;
+	if (number <= 0)
+		return (Datum) 0;
+	return slot_getattr(row->slot, number, isnull);
 }
 
 /*

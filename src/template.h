@@ -24,15 +24,23 @@ typedef struct Template
 	bool		reads_much;		/* parallel workers may help */
 } Template;
 
-/* a row of a statement that gives more than fits into memory */
-typedef void (*TemplateRow) (TupleTableSlot *row, void *state);
+/* a row of a statement that may give more than fits into memory */
+typedef struct StreamedRow
+{
+	TupleTableSlot *slot;
+	TupleDesc	desc;			/* its columns' names; the slot's may lack them */
+} StreamedRow;
+
+typedef void (*TemplateRow) (const StreamedRow *row, void *state);
 
 extern uint64 template_execute(Binding *binding, const Template *statement,
 							   const Datum *values, const char *nulls,
 							   bool read_only);
 extern void template_stream(Binding *binding, const Template *statement,
 							const Datum *values, const char *nulls,
-							TemplateRow put, void *state);
+							bool read_only, TemplateRow put, void *state);
+extern Datum template_attribute(const StreamedRow *row, const char *column,
+								bool *isnull);
 extern Datum template_column(uint64 row, const char *column, bool *isnull);
 extern void template_ids(Binding *binding, const Template *statement,
 						 const UuidList *ids, UuidList *found);

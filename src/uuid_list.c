@@ -16,6 +16,13 @@
 #include "template.h"
 #include "uuid_list.h"
 
+/* where ids are put as they come */
+typedef struct IdStream
+{
+	UuidList   *list;
+	MemoryContext context;
+} IdStream;
+
 static int
 compare_uuids(const void *a, const void *b)
 {
@@ -30,7 +37,8 @@ uuid_list_append(UuidList *list, const pg_uuid_t *id)
 		list->capacity = Max(64, list->capacity * 2);
 		list->items = list->items == NULL ?
 			palloc(list->capacity * sizeof(pg_uuid_t)) :
-			repalloc(list->items, list->capacity * sizeof(pg_uuid_t));
+			repalloc_huge(list->items,
+						  (Size) list->capacity * sizeof(pg_uuid_t));
 	}
 	list->items[list->count++] = *id;
 	list->sorted = false;
@@ -50,8 +58,34 @@ uuid_list_append_column(UuidList *list, uint64 rows, const char *column)
 	}
 }
 
+/* TemplateRow */
 static void
-sort(UuidList *list)
+append_row(const StreamedRow *row, void *state)
+{
+	IdStream   *stream = state;
+	MemoryContext caller = MemoryContextSwitchTo(stream->context);
+	bool		isnull;
+	Datum		id = template_attribute(row, "id", &isnull);
+
+	if (!isnull)
+		uuid_list_append(stream->list, DatumGetUUIDP(id));
+	MemoryContextSwitchTo(caller);
+}
+
+/* the column id of the rows that a statement gives; nulls are left out */
+void
+uuid_list_append_stream(UuidList *list, struct Binding *binding,
+						const struct Template *statement, const Datum *values,
+						const char *nulls, bool read_only)
+{
+	IdStream	stream = {list, CurrentMemoryContext};
+
+	template_stream(binding, statement, values, nulls, read_only, append_row,
+					&stream);
+}
+
+void
+uuid_list_sort(UuidList *list)
 {
 	if (list->sorted || list->count == 0)
 		return;
@@ -69,7 +103,7 @@ uuid_list_count(UuidList *list, const pg_uuid_t *id)
 
 	if (list->count == 0)
 		return 0;
-	sort(list);
+	uuid_list_sort(list);
 	found = bsearch(id, list->items, list->count, sizeof(pg_uuid_t),
 					compare_uuids);
 	if (found == NULL)

@@ -18,9 +18,17 @@ typedef struct UuidList
 	bool		sorted;
 } UuidList;
 
+struct Binding;
+struct Template;
+
 extern void uuid_list_append(UuidList *list, const pg_uuid_t *id);
 extern void uuid_list_append_column(UuidList *list, uint64 rows,
 									const char *column);
+extern void uuid_list_append_stream(UuidList *list, struct Binding *binding,
+									const struct Template *statement,
+									const Datum *values, const char *nulls,
+									bool read_only);
+extern void uuid_list_sort(UuidList *list);
 extern int	uuid_list_count(UuidList *list, const pg_uuid_t *id);
 extern bool uuid_list_contains(UuidList *list, const pg_uuid_t *id);
 extern Datum uuid_list_datum(const UuidList *list);

@@ -97,6 +97,21 @@ wall_clock_span(DateADT date, TimeADT start, TimeADT end, WallClockSpan *span)
 	return true;
 }
 
+/* for a human; ISO, whatever the session's DateStyle */
+char *
+wall_clock_text(Timestamp wall)
+{
+	struct pg_tm tm;
+	fsec_t		fsec;
+	char		text[MAXDATELEN + 1];
+
+	if (TIMESTAMP_NOT_FINITE(wall) ||
+		timestamp2tm(wall, NULL, &tm, &fsec, NULL, NULL) != 0)
+		return pstrdup("an unknown time");
+	EncodeDateTime(&tm, fsec, false, 0, NULL, USE_ISO_DATES, text);
+	return pstrdup(text);
+}
+
 /*
  * The moment at which the clock shows wall, the later one when it does so twice,
  * as in autumn; false when that is beyond all time.

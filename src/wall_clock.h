@@ -23,6 +23,7 @@ extern pg_tz *wall_clock_zone(const char *name);
 extern bool wall_clock_minutes(int64 minutes, int64 *length);
 extern bool wall_clock_span(DateADT date, TimeADT start, TimeADT end,
 							WallClockSpan *span);
+extern char *wall_clock_text(Timestamp wall);
 extern bool wall_clock_instant(Timestamp wall, pg_tz *zone,
 							   TimestampTz *instant);
 extern bool wall_clock_end(const WallClockSpan *span, pg_tz *zone,
