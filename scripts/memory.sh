@@ -242,8 +242,10 @@ run_valgrind()
 	local reports=$scratch/reports.d
 
 	mkdir -m 1777 "$reports"
+	cp "$repo/test/memory/valgrind.supp" "$scratch"
 	make_wrapped valgrind valgrind --quiet --leak-check=no --num-callers=60 \
 		--fullpath-after= --suppressions="$server/valgrind.supp" \
+		--suppressions="$scratch/valgrind.supp" \
 		--error-markers=REPORT-BEGIN,REPORT-END --log-file="$reports/%p.log" \
 		'"$program"' '"$@"'
 	run_suites valgrind "$@"

@@ -146,6 +146,30 @@ SELECT * FROM cusown_confirm_booking(b(92), payment => b(902)); -- fails
 SELECT status, updated_at = created_at AS untouched FROM payments WHERE id = b(902);
 SELECT * FROM report(9);
 
+-- Whoever was refused could write nothing: each run of expire_bookings finds it,
+-- however young, once, and until the money is paid back or the booking confirmed.
+CREATE VIEW refunds AS
+SELECT left(entity_id::text, 8) AS booking, left(finding, 16) AS finding, right(finding, 12) AS is, times, closed_by
+FROM cusown_ops.attention WHERE kind = 'refund_due';
+SELECT attention FROM cusown_expire_bookings(dry_run => true);
+TABLE refunds;
+SET client_min_messages = error;
+CALL cusown_run_job('expire_bookings');
+SET client_min_messages = warning;
+TABLE refunds;
+SELECT attention FROM cusown_expire_bookings();
+TABLE refunds;
+UPDATE cusown_ops.attention SET next_try = now() - interval '1 s';
+SELECT attention FROM cusown_expire_bookings();
+TABLE refunds;
+UPDATE payments SET status = 'refunded' WHERE id = b(902);
+SELECT attention FROM cusown_expire_bookings();
+TABLE refunds;
+UPDATE payments SET status = 'completed' WHERE id = b(902);
+-- a request looks for none
+SELECT cusown_expire_if_due();
+TABLE refunds;
+
 -- Rejecting and cancelling free the slot.
 CALL add_case(10, 'reserved', '5 min', 'pending');
 SELECT * FROM cusown_reject_booking(b(101), b(99), 'closed that day', true);

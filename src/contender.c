@@ -527,7 +527,7 @@ contender_of_overlaps(Binding *binding, const Policy *policy,
 					  const UuidList *businesses, const pg_uuid_t *slot,
 					  UuidList *locked)
 {
-	OverlapList list = {.slot = slot, .context = CurrentMemoryContext};
+	OverlapList list = {.slot = slot,.context = CurrentMemoryContext};
 	Contenders	read;
 	UuidList	ids;
 	int			end;

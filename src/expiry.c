@@ -48,6 +48,8 @@
 #include "due.h"
 #include "expiry.h"
 #include "job.h"
+#include "lazy.h"
+#include "refund.h"
 #include "slot.h"
 #include "split.h"
 #include "state_machine.h"
@@ -596,6 +598,9 @@ begin(Expiry *expiry, Binding *binding)
 	attention_recheck(binding, &paid_pending, still_there);
 	attention_recheck(binding, &unexpirable, still_there);
 	attention_recheck(binding, &expiry_failed, still_pending);
+	/* a request is no run of the job */
+	if (strcmp(expiry->source, LAZY_SOURCE) != 0)
+		expiry->attention += refund_find(binding);
 }
 
 /* as far as max_rows and the tries allow */

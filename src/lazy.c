@@ -270,7 +270,7 @@ cusown_expire_if_due(PG_FUNCTION_ARGS)
 		PG_RETURN_INT64(0);
 	visit.context = CurrentMemoryContext;
 	visit.run.job = LAZY_JOB;
-	visit.run.source = "lazy_heal";
+	visit.run.source = LAZY_SOURCE;
 	/* what a deferred trigger refuses at commit would fail the request */
 	visit.own_transaction = !IsTransactionBlock();
 	verb_run(visit_body, &visit, false);

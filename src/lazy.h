@@ -14,4 +14,7 @@
  */
 #define LAZY_JOB "expire_if_due"
 
+/* the source of its rows */
+#define LAZY_SOURCE "lazy_heal"
+
 #endif							/* CUSOWN_LAZY_H */

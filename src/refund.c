@@ -17,6 +17,9 @@
 #include "refund.h"
 #include "template.h"
 
+/* how many one run finds */
+#define FIND_LIMIT 500
+
 const AttentionKind refund_due = {
 	"refund_due", ENTITY_BOOKING, "payment_mismatch"
 };
@@ -32,6 +35,38 @@ static const Template still_due = {
 	" OR b.{bookings.status} = 'pending' AND EXISTS (SELECT FROM {bookings} o"
 	" WHERE o.{bookings.slot_id} = b.{bookings.slot_id}"
 	" AND o.{bookings.status} = 'confirmed'))",
+	1, {UUIDARRAYOID}
+};
+
+#define TAKEN_FROM_UNDER \
+	"(b.{bookings.status} = 'pending')" \
+	" AND EXISTS (SELECT FROM {payments} p" \
+	" WHERE p.{payments.booking_id} = b.{bookings.id}" \
+	" AND p.{payments.status} = 'completed')" \
+	" AND EXISTS (SELECT FROM {bookings} o" \
+	" WHERE o.{bookings.slot_id} = b.{bookings.slot_id}" \
+	" AND o.{bookings.status} = 'confirmed')"
+
+/* of the application $1, at most $2, without those that are kept back */
+static const Template taken_from_under = {
+	"SELECT b.{bookings.id} AS id FROM {bookings} b WHERE " TAKEN_FROM_UNDER
+	" AND NOT EXISTS (SELECT FROM cusown_ops.attention a"
+	" WHERE a.app_schema = $1 AND a.kind = 'refund_due'"
+	" AND a.entity = 'booking' AND a.entity_id = b.{bookings.id}"
+	" AND a.next_try > pg_catalog.now())"
+	" ORDER BY b.{bookings.id} LIMIT $2",
+	2, {NAMEOID, INT8OID}
+};
+
+/* of the bookings $1, which are locked */
+static const Template still_taken = {
+	"SELECT b.{bookings.id} AS id,"
+	" (SELECT p.{payments.id} FROM {payments} p"
+	" WHERE p.{payments.booking_id} = b.{bookings.id}"
+	" AND p.{payments.status} = 'completed'"
+	" ORDER BY p.{payments.id} LIMIT 1) AS payment_id"
+	" FROM {bookings} b WHERE b.{bookings.id} = ANY ($1)"
+	" AND " TAKEN_FROM_UNDER,
 	1, {UUIDARRAYOID}
 };
 
@@ -51,4 +86,46 @@ refund_finding(const pg_uuid_t *payment)
 	return psprintf("payment %s is completed",
 					DatumGetCString(DirectFunctionCall1(uuid_out,
 														UUIDPGetDatum(payment))));
+}
+
+/*
+ * Puts the pending bookings on the worklist that are paid, while another one is
+ * confirmed on their slot: whoever was refused to confirm one could write
+ * nothing.  However old they are; of those that the worklist keeps back, nothing.
+ * Returns how many rows were written.  Locks: the bookings FOR UPDATE SKIP LOCKED.
+ */
+int64
+refund_find(Binding *binding)
+{
+	UuidList	ids = {0};
+	UuidList	locked = {0};
+	Datum		values[2];
+	NameData	app_schema;
+	uint64		rows;
+	AttentionItem *items;
+
+	if (binding_relation(binding, "payments") == NULL)
+		return 0;
+	attention_recheck(binding, &refund_due, refund_still_there);
+	namestrcpy(&app_schema, binding->app_schema);
+	values[0] = NameGetDatum(&app_schema);
+	values[1] = Int64GetDatum(FIND_LIMIT);
+	rows = template_execute(binding, &taken_from_under, values, NULL, false);
+	uuid_list_append_column(&ids, rows, "id");
+	SPI_freetuptable(SPI_tuptable);
+	attention_lock(binding, ENTITY_BOOKING, &ids, &locked);
+
+	values[0] = uuid_list_datum(&locked);
+	rows = template_execute(binding, &still_taken, values, NULL, false);
+	items = palloc0(Max(rows, 1) * sizeof(AttentionItem));
+	for (uint64 row = 0; row < rows; row++)
+	{
+		pg_uuid_t	payment;
+
+		template_uuid(row, "id", &items[row].entity_id);
+		template_uuid(row, "payment_id", &payment);
+		items[row].finding = refund_finding(&payment);
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return attention_open(binding, &refund_due, items, rows);
 }

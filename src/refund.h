@@ -15,6 +15,7 @@ extern const AttentionKind refund_due;
 
 extern void refund_still_there(Binding *binding, const AttentionKind *kind,
 							   const UuidList *ids, UuidList *there);
+extern int64 refund_find(Binding *binding);
 extern char *refund_finding(const pg_uuid_t *payment);
 
 #endif							/* CUSOWN_REFUND_H */

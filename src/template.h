@@ -28,7 +28,8 @@ typedef struct Template
 typedef struct StreamedRow
 {
 	TupleTableSlot *slot;
-	TupleDesc	desc;			/* its columns' names; the slot's may lack them */
+	TupleDesc	desc;			/* its columns' names; the slot's may lack
+								 * them */
 } StreamedRow;
 
 typedef void (*TemplateRow) (const StreamedRow *row, void *state);

@@ -103,7 +103,7 @@ wall_clock_text(Timestamp wall)
 {
 	struct pg_tm tm;
 	fsec_t		fsec;
-	char		text[MAXDATELEN + 1];
+	char text[	MAXDATELEN + 1];
 
 	if (TIMESTAMP_NOT_FINITE(wall) ||
 		timestamp2tm(wall, NULL, &tm, &fsec, NULL, NULL) != 0)
