@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(249);
+SELECT plan(253);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -140,8 +140,9 @@ INSERT INTO t.act (what, sql) VALUES
   ('mark no-shows',              'SELECT * FROM cusown_mark_no_show()'),
   ('see double bookings',        'SELECT count(*) FROM cusown_double_bookings()'),
   ('resolve double bookings',    'SELECT count(*) FROM cusown_resolve_double_bookings(kind => ''overlap'')'),
-  ('decide by hand',             'SELECT cusown_keep_booking(md5(''booking confirmed 1'')::uuid, true)'),
-  ('repair slots',               'SELECT count(*) FROM cusown_repair_slots()');
+  ('decide by hand',             'SELECT cusown_keep_booking(md5(''booking confirmed_coming 1'')::uuid, true)'),
+  ('repair slots',               'SELECT count(*) FROM cusown_repair_slots()'),
+  ('see what keeps double bookings away', 'SELECT count(*) FROM cusown_install_constraints()');
 
 CREATE TABLE t.may (profile text, what text);
 INSERT INTO t.may
@@ -159,7 +160,8 @@ UNION ALL
 SELECT 'operator', w FROM unnest(ARRAY[
   'close an entry', 'attach', 'attach as a dry run', 'detach', 'add a transition',
   'change transitions', 'remove transitions', 'write a binding', 'change a binding',
-  'remove bindings', 'empty the worklist', 'resolve double bookings', 'decide by hand', 'repair slots', 'change a job', 'change the ledger', 'delete from the ledger']) w;
+  'remove bindings', 'empty the worklist', 'resolve double bookings', 'decide by hand', 'repair slots',
+  'see what keeps double bookings away', 'change a job', 'change the ledger', 'delete from the ledger']) w;
 
 -- an assertion for each act of a profile
 CREATE FUNCTION t.check_profile(p_profile text) RETURNS SETOF text
