@@ -19,6 +19,7 @@ OBJS = \
 	src/binding.o \
 	src/booking.o \
 	src/change.o \
+	src/constraint.o \
 	src/contender.o \
 	src/cron.o \
 	src/cron_health.o \
@@ -84,7 +85,7 @@ DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve job cron cron_health worker change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint job cron cron_health worker change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

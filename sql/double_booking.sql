@@ -105,7 +105,7 @@ BEGIN
     (SELECT 'verified ' || count(*) FROM cusown_double_bookings('same_slot', verify => true)));
 END $$;
 CREATE TABLE tried (place serial, ddl text);
-INSERT INTO tried (ddl) VALUES  -- the first three prove it
+INSERT INTO tried (ddl) VALUES  -- the first two prove it
   ('CREATE UNIQUE INDEX one ON bookings (slot_id) WHERE status = ''confirmed'''),
   ('CREATE UNIQUE INDEX one ON bookings (slot_id) WHERE status IN (''confirmed'', ''rejected'')'),
   ('CREATE UNIQUE INDEX one ON bookings (slot_id, business_id) WHERE status = ''confirmed'''),

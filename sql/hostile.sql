@@ -301,6 +301,8 @@ LANGUAGE sql AS $$
     'SELECT * FROM public.cusown_keep_booking(pg_catalog.md5(''near'')::pg_catalog.uuid)',
     'SELECT * FROM public.cusown_repair_slots()',
     'SELECT * FROM public.cusown_repair_slots()',
+    'SELECT * FROM public.cusown_install_constraints()',
+    'SELECT * FROM public.cusown_install_constraints(blocking => true)',
     'SELECT kind, closed_by, public.cusown_attention_resolve(id, ''called'') FROM cusown_ops.attention WHERE app_schema OPERATOR(pg_catalog.=) ''{app}'' ORDER BY id USING OPERATOR(pg_catalog.<)',
     'CALL public.cusown_run_job(''expire_bookings'')',
     'CALL public.cusown_run_job(''release_expired_holds'')',

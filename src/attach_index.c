@@ -17,6 +17,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/index.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
@@ -314,18 +315,21 @@ is_business_known(const Lookup *lookup, List *resolved)
 }
 
 /*
- * The indexes that serve a look-up, or that would if they were usable.  None
- * where other tables inherit from this one, whose rows no index of it holds.
+ * The indexes that serve a look-up, or that would if they were usable; with
+ * with_business also one that holds the business beside the column, as if that
+ * followed from it.  None where other tables inherit from this one, whose rows
+ * no index of it holds.
  */
 List *
-attach_index_serving(const Lookup *lookup, List *resolved, bool usable)
+attach_index_serving(const Lookup *lookup, List *resolved, bool usable,
+					 bool with_business)
 {
 	const Resolved *table = attach_find(resolved, lookup->relation, "");
 
 	if (get_rel_relkind(table->relid) != RELKIND_PARTITIONED_TABLE &&
 		has_subclass(table->relid))
 		return NIL;
-	return serving_indexes(table->relid, lookup, resolved,
+	return serving_indexes(table->relid, lookup, resolved, with_business &&
 						   is_business_known(lookup, resolved), usable);
 }
 
@@ -418,6 +422,51 @@ attach_index_remedy(const Lookup *lookup, const Resolved *table, const char *col
 	if (business != NULL && is_served(table->relid, lookup, resolved, true))
 		return attach_not_null_ddl(table, business);
 	return index_ddl(lookup, table, columns, resolved);
+}
+
+static IndexElem *
+index_column(const Resolved *column)
+{
+	IndexElem  *element = makeNode(IndexElem);
+
+	element->name = pstrdup(column->name);
+	element->ordering = SORTBY_DEFAULT;
+	element->nulls_ordering = SORTBY_NULLS_DEFAULT;
+	return element;
+}
+
+/*
+ * The statement that attach_index_remedy() gives as text, as a parse tree; not
+ * concurrently.  Nothing in it is looked up by the search_path.
+ */
+IndexStmt *
+attach_index_statement(const Lookup *lookup, List *resolved)
+{
+	IndexStmt  *statement = makeNode(IndexStmt);
+	const Resolved *table = attach_find(resolved, lookup->relation, "");
+	const Resolved *status = attach_find(resolved, lookup->relation, "status");
+	const Resolved *business = attach_find(resolved, lookup->relation,
+										   "business_id");
+
+	statement->relation = makeRangeVar(pstrdup(table->schema),
+									   pstrdup(table->name), -1);
+	statement->accessMethod = pstrdup(DEFAULT_INDEX_TYPE);
+	statement->unique = lookup->unique;
+	for (int i = 0; i < MAX_KEY_COLUMNS && lookup->columns[i] != NULL; i++)
+		statement->indexParams =
+			lappend(statement->indexParams,
+					index_column(attach_find(resolved, lookup->relation,
+											 lookup->columns[i])));
+	if (lookup->unique && business != NULL &&
+		get_rel_relkind(table->relid) == RELKIND_PARTITIONED_TABLE)
+		statement->indexParams = lappend(statement->indexParams,
+										 index_column(business));
+	if (lookup->status != NULL && status != NULL)
+		statement->whereClause =
+			raw_status_condition(lookup, status,
+								 condition_type(get_atttype(status->relid,
+															status->attnum)));
+	return statement;
 }
 
 /* a canonical name of a binding, resolved */

@@ -38,7 +38,9 @@ extern char *attach_index_columns(const Lookup *lookup, List *resolved);
 extern char *attach_index_remedy(const Lookup *lookup, const Resolved *table,
 								 const char *columns, List *resolved);
 extern List *attach_index_serving(const Lookup *lookup, List *resolved,
-								  bool usable);
+								  bool usable, bool with_business);
+extern IndexStmt *attach_index_statement(const Lookup *lookup,
+										 List *resolved);
 extern List *attach_index_names(const Binding *binding);
 
 #endif							/* CUSOWN_ATTACH_INDEX_H */

@@ -213,7 +213,7 @@ bool
 double_booking_impossible(const Binding *binding)
 {
 	return attach_index_serving(&attach_one_confirmed,
-								attach_index_names(binding), true) != NIL;
+								attach_index_names(binding), true, false) != NIL;
 }
 
 /*

@@ -89,3 +89,22 @@ Errors: UO001 no application attached; 25006 standby or read-only transaction; 0
 Locks: waits for bookings, then slots FOR UPDATE, each by id.
 Source: runbook Double Booking Alert, step 3.';
 
+CREATE FUNCTION @extschema@.cusown_install_constraints(
+  app_schema name DEFAULT NULL,
+  blocking boolean DEFAULT false,
+  OUT relation text,
+  OUT status text,
+  OUT ddl text,
+  OUT finding text)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10
+AS 'MODULE_PATHNAME', 'cusown_install_constraints';
+
+COMMENT ON FUNCTION @extschema@.cusown_install_constraints(name, boolean) IS
+'Whether an index makes a second confirmed booking of a slot impossible, what contradicts it, and the DDL that is lacking: SELECT ddl FROM cusown_install_constraints() \gexec
+app_schema: schema of the attached application; null: cusown_ops.app_schema, or the only one attached.
+blocking: build it now, which keeps writers out of the table until the end of the transaction.
+Returns rows with status present; missing; contradicted: a slot that has two already (finding says how to resolve it; while there is one, no DDL is given that would fail); invalid: what a failed build has left behind, with the DDL that drops it.
+Errors: UO001 not attached; 42501 row-level security would hide rows; with blocking also: not the owner of the table; 55P03 the lock was not to be had within 2 s, or the caller''s shorter lock_timeout; 25006 standby or read-only transaction; 0A000 not READ COMMITTED.
+Source: runbook Double Booking Alert, step 4.';
+

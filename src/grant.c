@@ -87,6 +87,7 @@ static const FunctionRight function_rights[] = {
 	{"cusown_resolve_double_bookings", OPERATOR},
 	{"cusown_keep_booking", OPERATOR},
 	{"cusown_repair_slots", OPERATOR},
+	{"cusown_install_constraints", OPERATOR},
 	{"cusown_prune_history", OPERATOR},
 	{"cusown_run_job", OPERATOR},
 	{"cusown_cron_health", MONITOR | APPLICATION | OPERATOR},

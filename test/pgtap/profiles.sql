@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(273);
+SELECT plan(277);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -150,8 +150,9 @@ INSERT INTO t.act (what, sql) VALUES
    'SELECT * FROM cusown_undo_booking((SELECT booking_id FROM cusown_reject_booking((SELECT b.id FROM bookings b JOIN slots s ON s.id = b.slot_id WHERE b.status = ''pending'' AND b.undo_used_at IS NULL AND s.date > current_date + 1 ORDER BY b.id LIMIT 1))), gen_random_uuid())'),
   ('see double bookings',        'SELECT count(*) FROM cusown_double_bookings()'),
   ('resolve double bookings',    'SELECT count(*) FROM cusown_resolve_double_bookings(kind => ''overlap'')'),
-  ('decide by hand',             'SELECT count(*) FROM cusown_keep_booking((SELECT id FROM bookings WHERE status = ''confirmed'' ORDER BY id LIMIT 1), true)'),
-  ('repair slots',               'SELECT count(*) FROM cusown_repair_slots()');
+  ('decide by hand',             'SELECT cusown_keep_booking(md5(''booking confirmed_coming 1'')::uuid, true)'),
+  ('repair slots',               'SELECT count(*) FROM cusown_repair_slots()'),
+  ('see what keeps double bookings away', 'SELECT count(*) FROM cusown_install_constraints()');
 
 CREATE TABLE t.may (profile text, what text);
 INSERT INTO t.may
@@ -170,7 +171,8 @@ UNION ALL
 SELECT 'operator', w FROM unnest(ARRAY[
   'override a guard', 'see the guard', 'close an entry', 'attach', 'attach as a dry run', 'detach', 'add a transition',
   'change transitions', 'remove transitions', 'write a binding', 'change a binding',
-  'remove bindings', 'empty the worklist', 'resolve double bookings', 'decide by hand', 'repair slots', 'change a job', 'change the ledger', 'delete from the ledger']) w;
+  'remove bindings', 'empty the worklist', 'resolve double bookings', 'decide by hand', 'repair slots',
+  'see what keeps double bookings away', 'change a job', 'change the ledger', 'delete from the ledger']) w;
 
 -- an assertion for each act of a profile
 CREATE FUNCTION t.check_profile(p_profile text) RETURNS SETOF text
