@@ -23,23 +23,19 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
-#include "storage/proc.h"
 #include "tcop/dest.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 #include "attach_index.h"
+#include "ddl.h"
 #include "double_booking.h"
 #include "template.h"
 #include "uuid_list.h"
 #include "verb.h"
-
-/* how long to wait for the lock, in ms */
-#define BUILD_LOCK_TIMEOUT 2000
 
 /* one call of cusown_install_constraints() */
 typedef struct Installation
@@ -181,15 +177,10 @@ check_owner(const Installation *installation)
 static void
 lock_table(const Installation *installation)
 {
-	int			nest_level = NewGUCNestLevel();
+	int			nest_level = ddl_limit_lock_wait();
 
-	if (LockTimeout == 0 || LockTimeout > BUILD_LOCK_TIMEOUT)
-		(void) set_config_option("lock_timeout",
-								 psprintf("%d", BUILD_LOCK_TIMEOUT),
-								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-								 true, 0, false);
 	LockRelationOid(installation->table->relid, ShareLock);
-	AtEOXact_GUC(true, nest_level);
+	ddl_end_lock_wait(nest_level);
 }
 
 /*
