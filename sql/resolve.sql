@@ -135,6 +135,21 @@ SELECT times FROM worklist;
 UPDATE payments SET status = 'refunded' WHERE id = id_of('payment', 1);
 SELECT * FROM cusown_resolve_double_bookings();
 SELECT kind, id, closed FROM worklist;
+-- what is still a case for a refund, whoever opened it
+CALL make_doubles();
+CALL add_slot(7);
+INSERT INTO bookings (id, business_id, slot_id, customer_name, customer_phone, booking_id, status, cancelled_at)
+SELECT id_of('booking', n), id_of('business', 1), id_of('slot', slot), 'Customer', '+910000000001', 'CODE' || n, status,
+       CASE status WHEN 'cancelled' THEN now() END
+FROM (VALUES (31, 6, 'pending'), (32, 7, 'pending'), (33, 7, 'rejected'), (34, 7, 'cancelled'), (35, 7, 'cancelled'), (36, 6, 'pending')) v (n, slot, status);
+INSERT INTO payments (id, booking_id, provider, provider_payment_id, amount_cents, status)
+SELECT id_of('payment', n), id_of('booking', n), 'razorpay', 'pay_' || n, 100, CASE WHEN n > 34 THEN 'failed' ELSE 'completed' END::payment_status
+FROM unnest('{31,32,33,34,35,36,12}'::int[]) n;
+INSERT INTO cusown_ops.attention (app_schema, kind, entity, entity_id, runbook, finding, next_try)
+SELECT 'resolve_app', 'refund_due', 'booking', id_of('booking', n), 'payment_mismatch', 'x', now() FROM unnest('{31,32,33,34,35,36,12,99}'::int[]) n;
+SELECT count(*) FROM resolved(slot => id_of('slot', 6));
+SELECT id, closed FROM worklist;   -- pending beside a confirmed one, rejected, cancelled: these stay
+
 -- the audit chain holds for what one run writes
 CALL make_doubles();
 DELETE FROM audit_logs; -- fails

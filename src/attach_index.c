@@ -410,8 +410,8 @@ attach_not_null_ddl(const Resolved *table, const Resolved *column)
 
 /* the DDL that is lacking, or NULL */
 char *
-attach_index_remedy(const Lookup *lookup, const Resolved *table, const char *columns,
-					List *resolved)
+attach_index_remedy(const Lookup *lookup, const Resolved *table,
+					const char *columns, List *resolved)
 {
 	const Resolved *business = attach_find(resolved, lookup->relation,
 										   "business_id");

@@ -281,15 +281,21 @@ contender_of_slots(Binding *binding, const Policy *policy,
 	return contenders;
 }
 
-/* instead of the policy's choice; all stand on one slot */
-void
+/*
+ * Keeps this one instead of the policy's choice; all stand on one slot.  False
+ * where it is not among them.
+ */
+bool
 contender_keep(Contenders *contenders, const pg_uuid_t *id)
 {
 	const Contender *kept = contender_find(contenders, id);
 
+	if (kept == NULL)
+		return false;
 	if (kept->fate != FATE_ATTENTION)
 		decide_slot(contenders->items, contenders->count,
 					(int) (kept - contenders->items));
+	return true;
 }
 
 /* ---------- of a business ---------- */
@@ -428,16 +434,18 @@ static Pieces
 cut_pieces(const Contender *contenders, int count)
 {
 	Pieces		pieces = {0};
+	int			all = 0;
 	int			distinct = 0;
 
-	pieces.cuts = palloc(2 * count * sizeof(Timestamp));
+	pieces.cuts = MemoryContextAllocHuge(CurrentMemoryContext,
+										 (Size) count * 2 * sizeof(Timestamp));
 	for (int i = 0; i < count; i++)
 	{
-		pieces.cuts[2 * i] = contenders[i].start;
-		pieces.cuts[2 * i + 1] = contenders[i].end;
+		pieces.cuts[all++] = contenders[i].start;
+		pieces.cuts[all++] = contenders[i].end;
 	}
-	qsort(pieces.cuts, 2 * count, sizeof(Timestamp), compare_timestamps);
-	for (int i = 0; i < 2 * count; i++)
+	qsort(pieces.cuts, all, sizeof(Timestamp), compare_timestamps);
+	for (int i = 0; i < all; i++)
 	{
 		if (distinct == 0 || pieces.cuts[distinct - 1] != pieces.cuts[i])
 			pieces.cuts[distinct++] = pieces.cuts[i];
@@ -527,11 +535,13 @@ contender_of_overlaps(Binding *binding, const Policy *policy,
 					  const UuidList *businesses, const pg_uuid_t *slot,
 					  UuidList *locked)
 {
-	OverlapList list = {.slot = slot,.context = CurrentMemoryContext};
+	OverlapList list = {0};
 	Contenders	read;
 	UuidList	ids;
 	int			end;
 
+	list.slot = slot;
+	list.context = CurrentMemoryContext;
 	overlap_find(binding, businesses, false, add_stretch, &list);
 	keep_each_once(&list.found);
 	ids = contender_ids(&list.found);

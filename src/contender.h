@@ -72,7 +72,7 @@ extern Contenders contender_of_overlaps(Binding *binding,
 										const UuidList *businesses,
 										const pg_uuid_t *slot,
 										UuidList *locked);
-extern void contender_keep(Contenders *contenders, const pg_uuid_t *id);
+extern bool contender_keep(Contenders *contenders, const pg_uuid_t *id);
 extern Contender *contender_find(const Contenders *contenders,
 								 const pg_uuid_t *id);
 extern UuidList contender_ids(const Contenders *contenders);

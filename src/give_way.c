@@ -74,7 +74,7 @@ static const Template cancel_and_free = {
 	"[, {bookings.updated_at} := pg_catalog.now()]"
 	" FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2))"
 	" AS g (id, kept) WHERE b.{bookings.id} = g.id"
-	" AND (b.{bookings.status} = 'confirmed') IS TRUE"
+	" AND b.{bookings.id} = ANY ($1) AND (b.{bookings.status} = 'confirmed') IS TRUE"
 	" RETURNING b.{bookings.id} AS id, b.{bookings.slot_id} AS slot_id,"
 	" g.kept AS kept),"
 	SLOTS_FREED_BY("cancelled", "$5", "$6", "$7")

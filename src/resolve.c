@@ -317,6 +317,16 @@ read_kept_booking(const Resolve *resolve, pg_uuid_t *slot)
 }
 
 static void
+was_moved(const Resolve *resolve)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("booking \"%s\" was moved to another slot meanwhile",
+					booking_text(resolve)),
+			 errhint("Call it again.")));
+}
+
+static void
 keep_body(void *state)
 {
 	Resolve    *resolve = state;
@@ -330,15 +340,12 @@ keep_body(void *state)
 	if (!read_kept_booking(resolve, &slot))
 		return;
 	if (memcmp(&slot, &resolve->slot, sizeof(pg_uuid_t)) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("booking \"%s\" was moved to another slot meanwhile",
-						booking_text(resolve)),
-				 errhint("Call it again.")));
+		was_moved(resolve);
 	resolve->contenders = contender_of_slots(resolve->binding, resolve->policy,
 											 &resolve->slots, true,
 											 &resolve->locked);
-	contender_keep(&resolve->contenders, &resolve->booking);
+	if (!contender_keep(&resolve->contenders, &resolve->booking))
+		was_moved(resolve);
 	finish(resolve);
 }
 

@@ -19,24 +19,23 @@
 #include "row_lock.h"
 #include "template.h"
 
-static const Template live_on_slots = {
-	"SELECT b.{bookings.id} AS id FROM {bookings} b"
-	" WHERE b.{bookings.slot_id} = ANY ($1)"
-	" AND (b.{bookings.status} = 'confirmed'"
-	" OR b.{bookings.status} = 'pending') IS TRUE",
-	1, {UUIDARRAYOID}
-};
+/* on the slots $1 */
+#define LIVE_ON_SLOTS \
+	"b.{bookings.slot_id} = ANY ($1)" \
+	" AND (b.{bookings.status} = 'confirmed'" \
+	" OR b.{bookings.status} = 'pending') IS TRUE"
 
 static const Template lock_payments = {
 	"SELECT p.{payments.id} AS id FROM {payments} p"
-	" WHERE p.{payments.booking_id} = ANY ($1)"
-	" ORDER BY p.{payments.id} FOR SHARE",
+	" WHERE EXISTS (SELECT FROM {bookings} b"
+	" WHERE b.{bookings.id} = p.{payments.booking_id} AND " LIVE_ON_SLOTS ")"
+	" ORDER BY p.{payments.id} FOR SHARE OF p",
 	1, {UUIDARRAYOID}
 };
 
 static const Template lock_bookings = {
-	"SELECT b.{bookings.id} AS id FROM {bookings} b"
-	" WHERE b.{bookings.id} = ANY ($1) ORDER BY b.{bookings.id} FOR UPDATE",
+	"SELECT b.{bookings.id} AS id FROM {bookings} b WHERE " LIVE_ON_SLOTS
+	" ORDER BY b.{bookings.id} FOR UPDATE",
 	1, {UUIDARRAYOID}
 };
 
@@ -55,13 +54,11 @@ void
 row_lock_live_bookings(Binding *binding, const UuidList *slots, bool payments,
 					   UuidList *locked)
 {
-	UuidList	live = {0};
 	UuidList	paid = {0};
 
-	template_ids(binding, &live_on_slots, slots, &live);
 	if (payments && binding_relation(binding, "payments") != NULL)
-		template_ids(binding, &lock_payments, &live, &paid);
-	template_ids(binding, &lock_bookings, &live, locked);
+		template_ids(binding, &lock_payments, slots, &paid);
+	template_ids(binding, &lock_bookings, slots, locked);
 }
 
 /* likewise for slots */

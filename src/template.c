@@ -412,16 +412,12 @@ template_stream(Binding *binding, const Template *statement,
 {
 	MemoryContext caller = CurrentMemoryContext;
 	SPIExecuteOptions options = {0};
-	RowReceiver receiver = {{0}};
+	RowReceiver receiver = {
+		{receive_row, receiver_startup, receiver_shutdown, receiver_shutdown, DestNone},
+		{NULL, NULL}, put, state
+	};
 	int			code;
 
-	receiver.pub.receiveSlot = receive_row;
-	receiver.pub.rStartup = receiver_startup;
-	receiver.pub.rShutdown = receiver_shutdown;
-	receiver.pub.rDestroy = receiver_shutdown;
-	receiver.pub.mydest = DestNone;
-	receiver.put = put;
-	receiver.state = state;
 	options.params = parameters(statement, values, nulls);
 	options.read_only = read_only;
 	options.dest = &receiver.pub;

@@ -28,8 +28,7 @@ typedef struct Template
 typedef struct StreamedRow
 {
 	TupleTableSlot *slot;
-	TupleDesc	desc;			/* its columns' names; the slot's may lack
-								 * them */
+	TupleDesc	desc;			/* names; the slot's may be missing */
 } StreamedRow;
 
 typedef void (*TemplateRow) (const StreamedRow *row, void *state);

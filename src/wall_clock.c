@@ -103,13 +103,13 @@ wall_clock_text(Timestamp wall)
 {
 	struct pg_tm tm;
 	fsec_t		fsec;
-	char text[	MAXDATELEN + 1];
+	char		shown[MAXDATELEN + 1];
 
 	if (TIMESTAMP_NOT_FINITE(wall) ||
 		timestamp2tm(wall, NULL, &tm, &fsec, NULL, NULL) != 0)
 		return pstrdup("an unknown time");
-	EncodeDateTime(&tm, fsec, false, 0, NULL, USE_ISO_DATES, text);
-	return pstrdup(text);
+	EncodeDateTime(&tm, fsec, false, 0, NULL, USE_ISO_DATES, shown);
+	return pstrdup(shown);
 }
 
 /*

@@ -46,6 +46,12 @@ is( $standby->safe_psql(
 	$primary->safe_psql(
 		'app', 'SELECT count(*) FROM cusown_ops.state_machine'),
 	'and the state machine');
+my $doubles = 'SELECT * FROM cusown_double_bookings(verify => true)';
+is($standby->safe_psql('app', $doubles), $primary->safe_psql('app', $doubles),
+	'double bookings are told there');
+like($standby->safe_psql('app', $doubles), qr/^slot_state\|/m, 'of which there are some');
+is($standby->safe_psql('app', 'SELECT status FROM cusown_install_constraints()'),
+	'present', 'and what keeps them away');
 
 # a run that is under way on the primary is no dead one
 my $drain = IPC::Run::start(
@@ -98,6 +104,10 @@ my %refused = (
 	  => 'closing an entry',
 	'cusown_attach()' => 'attaching',
 	'cusown_detach()' => 'detaching',
+	'cusown_resolve_double_bookings()' => 'resolving double bookings',
+	'cusown_keep_booking((SELECT min(id::text)::uuid FROM bookings))' => 'keeping a booking',
+	'cusown_repair_slots(dry_run => true)' => 'repairing slots',
+	'cusown_install_constraints(blocking => true)' => 'building an index',
 	"cusown_grant('postgres', 'operator')" => 'granting');
 
 foreach my $call (sort keys %refused)
