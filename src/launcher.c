@@ -117,6 +117,7 @@ forgive_failures(void)
 		if (visit->failures > 0)
 			visit->next_visit = 0;
 		visit->failures = 0;
+		MemSet(visit->failing, 0, sizeof(visit->failing));
 	}
 	LWLockRelease(worker_lock);
 }

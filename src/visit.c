@@ -22,6 +22,7 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
+#include "storage/lwlock.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -242,25 +243,91 @@ is_time_over(TimestampTz end)
 	return GetCurrentTimestamp() >= end;
 }
 
+/* the entry of a job, or one that is free, or NULL */
+static FailingJob *
+failing_job(Work *work, const Takeover *takeover)
+{
+	FailingJob *free_entry = NULL;
+
+	for (int i = 0; i < WORKER_MAX_FAILING; i++)
+	{
+		FailingJob *entry = &work->visit->failing[i];
+
+		if (NameStr(entry->job)[0] == '\0')
+			free_entry = entry;
+		else if (strcmp(NameStr(entry->job), takeover->job) == 0 &&
+				 strcmp(NameStr(entry->app_schema), takeover->app_schema) == 0)
+			return entry;
+	}
+	return free_entry;
+}
+
+static bool
+is_backing_off(Work *work, const Takeover *takeover)
+{
+	FailingJob *entry;
+	bool		backs_off;
+
+	LWLockAcquire(worker_lock, LW_SHARED);
+	entry = failing_job(work, takeover);
+	backs_off = entry != NULL && entry->next_try > GetCurrentTimestamp();
+	LWLockRelease(worker_lock);
+	return backs_off;
+}
+
+/* a job that fails must neither fill the log at each nap, nor keep others back */
 static void
+remember(Work *work, const Takeover *takeover, bool succeeded)
+{
+	FailingJob *entry;
+
+	LWLockAcquire(worker_lock, LW_EXCLUSIVE);
+	entry = work->visit->pid == MyProcPid ? failing_job(work, takeover) : NULL;
+	if (entry != NULL && succeeded)
+		MemSet(entry, 0, sizeof(FailingJob));
+	else if (entry != NULL)
+	{
+		namestrcpy(&entry->app_schema, takeover->app_schema);
+		namestrcpy(&entry->job, takeover->job);
+		entry->next_try = worker_next_try(GetCurrentTimestamp(),
+										  ++entry->failures);
+	}
+	LWLockRelease(worker_lock);
+}
+
+/* whether nothing failed */
+static bool
 cover(Work *work, const Takeover *takeover)
 {
+	bool		succeeded;
+
 	if (takeover->is_over)
 	{
-		if (attempt(work, end_covering, takeover, "standing down"))
+		succeeded = attempt(work, end_covering, takeover, "standing down");
+		if (succeeded)
 			note(work, "stood down from", takeover);
-		return;
-	}
-	if (takeover->is_subscribed)
-	{
-		note(work, PUBLISHERS, takeover);
-		return;
+		return succeeded;
 	}
 	if (!takeover->covers &&
 		!attempt(work, begin_covering, takeover, "taking over"))
-		return;
-	note(work, attempt(work, run_job, takeover, takeover->job) ? "ran" : "failed at",
-		 takeover);
+	{
+		note(work, "could not take over", takeover);
+		return false;
+	}
+	succeeded = attempt(work, run_job, takeover, takeover->job);
+	note(work, succeeded ? "ran" : "failed at", takeover);
+	return succeeded;
+}
+
+static void
+cover_in_turn(Work *work, const Takeover *takeover)
+{
+	if (takeover->is_subscribed && !takeover->is_over)
+		note(work, PUBLISHERS, takeover);
+	else if (is_backing_off(work, takeover))
+		note(work, "waits to try again", takeover);
+	else
+		remember(work, takeover, cover(work, takeover));
 }
 
 static void
@@ -287,7 +354,7 @@ do_work(Work *work)
 	{
 		if (is_time_over(end))
 			break;
-		cover(work, lfirst(lc));
+		cover_in_turn(work, lfirst(lc));
 	}
 }
 

@@ -148,13 +148,13 @@ worker_set_text(char *text, const char *value)
 	strlcpy(text, value, WORKER_TEXT_LENGTH);
 }
 
-/* after a visit that failed: twice as long as before */
-static long
-backoff_ms(int failures)
+/* after the last so many have failed: twice as long as before */
+TimestampTz
+worker_next_try(TimestampTz now, int failures)
 {
 	int64		ms = (int64) worker_naptime << Min(failures, 16);
 
-	return (long) Min(ms, MAX_BACKOFF_MS);
+	return TimestampTzPlusMilliseconds(now, Min(ms, MAX_BACKOFF_MS));
 }
 
 /* of visit, under the lock: it has not come to its end */
@@ -164,9 +164,7 @@ worker_note_failure(WorkerVisit *visit, const char *error)
 	visit->failures++;
 	visit->last_error_at = GetCurrentTimestamp();
 	worker_set_text(visit->last_error, error);
-	visit->next_visit =
-		TimestampTzPlusMilliseconds(visit->last_error_at,
-									backoff_ms(visit->failures));
+	visit->next_visit = worker_next_try(visit->last_error_at, visit->failures);
 }
 
 /* ---------- what can be seen of it ---------- */

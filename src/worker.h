@@ -19,6 +19,18 @@
 
 #define WORKER_TEXT_LENGTH 256
 
+/* jobs of one database that fail, as far as they are remembered */
+#define WORKER_MAX_FAILING 16
+
+/* a job that failed last time, which the ledger may not know of */
+typedef struct FailingJob
+{
+	NameData	app_schema;
+	NameData	job;			/* empty: this entry is free */
+	int			failures;		/* in a row */
+	TimestampTz next_try;
+} FailingJob;
+
 /* what is known of one database */
 typedef struct WorkerVisit
 {
@@ -30,6 +42,7 @@ typedef struct WorkerVisit
 	int			failures;		/* the last so many visits failed */
 	pid_t		pid;			/* worker that is at it, or 0 */
 	bool		is_done;		/* the visit came to its end */
+	FailingJob	failing[WORKER_MAX_FAILING];
 	char		did[WORKER_TEXT_LENGTH];
 	char		last_error[WORKER_TEXT_LENGTH];
 } WorkerVisit;
@@ -51,6 +64,7 @@ extern LWLock *worker_lock;
 extern void worker_define_settings(void);
 extern void worker_init(void);
 extern void worker_set_text(char *text, const char *value);
+extern TimestampTz worker_next_try(TimestampTz now, int failures);
 extern void worker_note_failure(WorkerVisit *visit, const char *error);
 
 extern PGDLLEXPORT void cusown_worker_launcher_main(Datum argument);

@@ -191,6 +191,33 @@ $node->safe_psql('app', 'DROP TRIGGER refuse ON bookings; TRUNCATE cusown_ops.jo
 shows($node, 'app', q{SELECT count(*) = 1 FROM cusown_ops.job_run WHERE job = 'expire_bookings' AND status = 'succeeded' AND changed = 5},
 	'then it does its work');
 
+# ---------- a job that cannot even be begun ----------
+
+# The ledger knows nothing of it: what keeps the log from being filled, a line at
+# each nap, is in the launcher's memory.
+sub refusals
+{
+	my $count = () = slurp_file($node->logfile) =~ /cusown_ops worker: .* in a read-only transaction/g;
+
+	return $count;
+}
+
+$node->safe_psql('postgres', 'ALTER ROLE jobs SET default_transaction_read_only = on');
+$node->safe_psql('app', 'TRUNCATE cusown_ops.job_run');
+add_due($node, 'app', 6, 9);
+grow_old($node, 'app');
+shows($node, 'app', q{SELECT last_error LIKE '%read-only transaction' FROM cusown_worker_status()}, 'its error can be seen');
+my $visits = $node->safe_psql('app', 'SELECT visits FROM cusown_worker_status()');
+shows($node, 'app', "SELECT visits > $visits + 30 FROM cusown_worker_status()", 'thirty naps go by');
+cmp_ok(refusals(), '>', 1, 'it is tried again');
+cmp_ok(refusals(), '<', 16, 'by and by more rarely');
+shows($node, 'app', q{SELECT did LIKE '%waits to try again expire_bookings on public%' AND failures = 0 FROM cusown_worker_status()},
+	'and the worker says so');
+$node->safe_psql('postgres', 'ALTER ROLE jobs RESET default_transaction_read_only');
+configure($node, 'cusown_ops.worker' => 'on');
+shows($node, 'app', q{SELECT count(*) = 0 FROM cusown_due_bookings() WHERE verdict = 'expire'},
+	'settings that are read again forgive it');
+
 # ---------- it does not keep a database busy ----------
 
 # One booking a transaction: far more than three seconds of work.
