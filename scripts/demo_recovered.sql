@@ -23,4 +23,3 @@ FROM cusown_ops.takeover WHERE job = 'release_expired_holds' \gset
 SELECT expect('who ran it last', last_source, 'cron') AS n
 FROM cusown_cron_health() WHERE job = 'release_expired_holds' \gset
 
-\echo 'Every figure above is as it should be.'
