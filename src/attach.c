@@ -81,6 +81,12 @@ static const Template drop_names = {
 	1, {NAMEOID}
 };
 
+/* who attaches it again is told anew */
+static const Template drop_takeovers = {
+	"DELETE FROM cusown_ops.takeover t WHERE t.app_schema = $1",
+	1, {NAMEOID}
+};
+
 /* ---------- looking names up ---------- */
 
 const Resolved *
@@ -680,6 +686,7 @@ detach_body(void *state)
 				(errcode(ERRCODE_CUSOWN_NOT_ATTACHED),
 				 errmsg("application schema \"%s\" is not attached",
 						app_schema)));
+	template_execute(NULL, &drop_takeovers, values, NULL, false);
 }
 
 /*

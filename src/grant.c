@@ -73,8 +73,7 @@ static const FunctionRight function_rights[] = {
 	{"cusown_changes_since", MONITOR | APPLICATION | OPERATOR},
 	{"cusown_jobs", MONITOR | APPLICATION | OPERATOR},
 	{"shipped_jobs", MONITOR | APPLICATION | OPERATOR},
-	/* the constraint of the table job asks for it */
-	{"is_shipped_job", OPERATOR},
+	{"is_shipped_job", MONITOR | APPLICATION | OPERATOR},
 	{"job_is_alive", MONITOR | APPLICATION | OPERATOR},
 	{"cusown_expire_bookings", APPLICATION | OPERATOR},
 	{"cusown_mark_no_show", APPLICATION | OPERATOR},

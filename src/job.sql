@@ -127,7 +127,7 @@ SELECT r.app_schema, r.job, r.source, r.started_at AS since, r.batches,
        r.last_batch_at, r.session
 FROM cusown_ops.job_run AS r
 -- CASE: the ledger also has rows of what is no job, which cannot be asked about
-WHERE CASE WHEN r.status OPERATOR(pg_catalog.=) 'running'
+WHERE CASE WHEN r.status OPERATOR(pg_catalog.=) 'running' AND cusown_ops.is_shipped_job(r.job)
         THEN cusown_ops.job_is_alive(r.app_schema, r.job) IS NOT FALSE END;
 
 COMMENT ON VIEW cusown_ops.job_progress IS

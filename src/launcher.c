@@ -116,6 +116,9 @@ forgive_failures(void)
 
 		if (visit->failures > 0)
 			visit->next_visit = 0;
+		/* naps may be shorter by now */
+		visit->next_visit = Min(visit->next_visit,
+								worker_next_try(GetCurrentTimestamp(), 0));
 		visit->failures = 0;
 		MemSet(visit->failing, 0, sizeof(visit->failing));
 	}

@@ -57,7 +57,8 @@ static const char *const relations_told[] = {"audit_logs", NULL};
 /*
  * A job that has never succeeded is late when the scheduler has had as long for
  * it since it was set up.  One whose last run failed is tried again after its interval; one that the
- * worker left unfinished goes on at once.
+ * worker left unfinished goes on at once.  One that somebody runs
+ * at the moment, the scheduler for longer than usual, needs nobody else.
  */
 static const Template needing_worker = {
 	"SELECT c.app_schema::text AS app_schema, c.job,"
@@ -68,7 +69,7 @@ static const Template needing_worker = {
 	"SELECT s.app_schema, j.name AS job, ok.finished_at AS last_success,"
 	" t.since IS NOT NULL AS covers,"
 	" t.since IS NOT NULL AND (NOT j.enabled"
-	" OR ok.source = 'cron' AND ok.started_at > t.since) IS TRUE AS is_over,"
+	" OR ok.source = 'cron' AND ok.finished_at > t.since) IS TRUE AS is_over,"
 	" (j.enabled AND ("
 	AGO("coalesce(ok.finished_at, greatest(s.since, j.since))", "2")
 	" OR t.since IS NOT NULL AND " AGO("ok.finished_at", "1")
@@ -86,7 +87,9 @@ static const Template needing_worker = {
 	" FROM cusown_ops.job_run r WHERE r.app_schema = s.app_schema"
 	" AND r.job = j.name AND r.status <> 'skipped'"
 	" ORDER BY r.id DESC LIMIT 1) last ON true) c"
-	" WHERE c.is_due OR c.is_over ORDER BY c.app_schema, c.job",
+	" WHERE c.is_over"
+	" OR c.is_due AND NOT cusown_ops.job_is_alive(c.app_schema, c.job)"
+	" ORDER BY c.app_schema, c.job",
 	0, {0}
 };
 

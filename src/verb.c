@@ -11,6 +11,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -21,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "errors.h"
+#include "template.h"
 #include "verb.h"
 
 /* a caller's clock may be ahead of ours by this much */
@@ -101,6 +103,40 @@ verb_check_visible(const Binding *binding, const char *relation,
 					quote_qualified_identifier(bound->schema, bound->name))));
 }
 
+/* whether nobody watches what a source of this name starts */
+bool
+verb_is_unattended(const char *source)
+{
+	return strcmp(source, "cron") == 0 || strcmp(source, "worker") == 0;
+}
+
+/* $1 a role: whether it may become a superuser */
+static const Template member_of_superusers = {
+	"SELECT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolsuper"
+	" AND pg_catalog.pg_has_role($1::oid, r.oid, 'MEMBER')) AS is_member",
+	1, {OIDOID}
+};
+
+/*
+ * Whether what this session runs has a superuser's rights, or could take them:
+ * a trigger may reset or set the role.
+ */
+static bool
+may_be_superuser(void)
+{
+	Datum		values[1];
+	bool		is_member;
+
+	if (superuser() || superuser_arg(GetSessionUserId()) ||
+		superuser_arg(GetAuthenticatedUserId()))
+		return true;
+	values[0] = ObjectIdGetDatum(GetSessionUserId());
+	template_execute(NULL, &member_of_superusers, values, NULL, false);
+	is_member = template_bool(0, "is_member");
+	SPI_freetuptable(SPI_tuptable);
+	return is_member;
+}
+
 static Oid
 relation_owner(Oid relid)
 {
@@ -114,13 +150,6 @@ relation_owner(Oid relid)
 	return owner;
 }
 
-/* whether nobody watches what a source of this name starts */
-bool
-verb_is_unattended(const char *source)
-{
-	return strcmp(source, "cron") == 0 || strcmp(source, "worker") == 0;
-}
-
 /*
  * Whoever owns a table can plant a trigger on it, which runs with the rights
  * of whoever writes.  Nobody watches a job, so it must not be a superuser's.
@@ -130,7 +159,7 @@ verb_check_unattended(const Binding *binding, const char *source)
 {
 	ListCell   *lc;
 
-	if (!superuser() || !verb_is_unattended(source))
+	if (!verb_is_unattended(source) || !may_be_superuser())
 		return;
 	foreach(lc, binding->relations)
 	{
@@ -146,7 +175,7 @@ verb_check_unattended(const Binding *binding, const char *source)
 						   quote_qualified_identifier(relation->schema,
 													  relation->name),
 						   GetUserNameFromId(owner, false)),
-				 errhint("Let it run as a role that cusown_grant() gave the profile operator.")));
+				 errhint("Let it run as a role that cusown_grant() gave the profile operator, logged in as that role, which is not a member of a superuser.")));
 	}
 }
 

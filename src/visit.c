@@ -45,6 +45,7 @@
 static const Template dead_runs = {
 	"SELECT DISTINCT r.app_schema::text AS app_schema, r.job"
 	" FROM cusown_ops.job_run r WHERE CASE WHEN r.status = 'running'"
+	" AND cusown_ops.is_shipped_job(r.job)"
 	" THEN NOT cusown_ops.job_is_alive(r.app_schema, r.job) END",
 	0, {0}
 };
@@ -362,7 +363,10 @@ do_work(Work *work)
 static void
 log_idleness(const Work *work, const char *did)
 {
-	if (strcmp(work->visit->did, did) == 0)
+	char		kept[WORKER_TEXT_LENGTH];
+
+	worker_set_text(kept, did);
+	if (strcmp(work->visit->did, kept) == 0)
 		return;
 	if (!work->is_installed)
 		ereport(LOG,

@@ -20,6 +20,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
@@ -145,7 +146,11 @@ worker_init(void)
 void
 worker_set_text(char *text, const char *value)
 {
-	strlcpy(text, value, WORKER_TEXT_LENGTH);
+	int			length = pg_mbcliplen(value, strlen(value),
+									  WORKER_TEXT_LENGTH - 1);
+
+	memcpy(text, value, length);
+	text[		length] = '\0';
 }
 
 /* after the last so many have failed: twice as long as before */
