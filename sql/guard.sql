@@ -105,7 +105,6 @@ COPY bookings (id, business_id, slot_id, customer_name, customer_phone, booking_
 b0000124-0000-0000-0000-000000000000	b0000000-0000-0000-0000-000000000000	b0000024-0000-0000-0000-000000000000	Customer	-	COPY1	pending
 b0000125-0000-0000-0000-000000000000	b0000000-0000-0000-0000-000000000000	b0000025-0000-0000-0000-000000000000	Customer	-	COPY2	confirmed
 \.
-\echo :SQLSTATE
 MERGE INTO bookings t USING (VALUES (b(1), 'confirmed')) v (id, status) ON t.id = v.id
 WHEN MATCHED THEN UPDATE SET status = v.status; -- fails
 MERGE INTO bookings t USING (VALUES (b(1), 'cancelled')) v (id, status) ON t.id = v.id
