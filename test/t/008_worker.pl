@@ -350,8 +350,22 @@ log_holds($strict, qr/WARNING:  could not write to the application's own records
 	'nor are its own records');
 is($strict->safe_psql('app', q{SELECT count(*) FROM gained; SELECT rolsuper FROM pg_roles WHERE rolname = 'owner'}),
 	"0\nf", 'so no trigger of the owner has run');
+# nor under the owner's role, which his trigger could reset
+$strict->safe_psql('app', q{SELECT cusown_grant('owner', 'operator') \gexec});
+$strict->safe_psql('app', 'TRUNCATE cusown_ops.job_run');
+$strict->safe_psql('postgres', 'ALTER DATABASE app SET role = owner');
+configure($strict, 'cusown_ops.worker_role' => 'postgres');
+my $refused = q{SELECT count(*) > 0 FROM cusown_ops.job_run WHERE job = 'expire_bookings' AND sqlstate = '42501' AND session LIKE '%role };
+shows($strict, 'app', "${refused}owner'", 'a superuser under another role is refused as well');
+$strict->safe_psql('postgres', 'ALTER DATABASE app RESET role');
+# nor as a role that could become a superuser
 grant_role($strict, 'app');
+$strict->safe_psql('postgres', 'GRANT app_owner TO jobs');
 configure($strict, 'cusown_ops.worker_role' => 'jobs');
+shows($strict, 'app', "${refused}jobs'", 'and so is a member of a superuser');
+is($strict->safe_psql('app', q{SELECT count(*) FROM gained; SELECT rolsuper FROM pg_roles WHERE rolname = 'owner'}),
+	"0\nf", 'still no trigger of the owner has run');
+$strict->safe_psql('postgres', 'REVOKE app_owner FROM jobs');
 shows($strict, 'app', $by_worker, 'as a role of its own it works');
 shows($strict, 'app', q{SELECT string_agg(DISTINCT relation, ' ') = 'audit_logs booking_lifecycle_audit bookings cron_run_logs metrics slots' FROM gained},
 	'the planted triggers run');
