@@ -56,9 +56,10 @@ static const char *const relations_told[] = {"audit_logs", NULL};
 
 /*
  * A job that has never succeeded is late when the scheduler has had as long for
- * it since it was set up.  One whose last run failed is tried again after its interval; one that the
- * worker left unfinished goes on at once.  One that somebody runs
- * at the moment, the scheduler for longer than usual, needs nobody else.
+ * it since it was set up.  One whose last run failed, died or was cancelled is
+ * tried again after its interval: what killed a session may do so again, and who
+ * cancelled it meant it.  One that the worker left unfinished goes on at once.  One
+ * that somebody runs at the moment needs nobody else.
  */
 static const Template needing_worker = {
 	"SELECT c.app_schema::text AS app_schema, c.job,"
@@ -74,7 +75,8 @@ static const Template needing_worker = {
 	AGO("coalesce(ok.finished_at, greatest(s.since, j.since))", "2")
 	" OR t.since IS NOT NULL AND " AGO("ok.finished_at", "1")
 	" OR t.since IS NOT NULL AND ok.more_left)"
-	" AND (last.status IS NULL OR last.status <> 'failed'"
+	" AND (last.status IS NULL"
+	" OR last.status <> ALL ('{failed,cancelled,died}')"
 	" OR " AGO("last.finished_at", "1") ")) IS TRUE AS is_due"
 	ATTACHED_JOBS
 	" LEFT JOIN cusown_ops.takeover t ON t.app_schema = s.app_schema"

@@ -226,6 +226,27 @@ configure($node, 'cusown_ops.worker' => 'on');
 shows($node, 'app', q{SELECT count(*) = 0 FROM cusown_due_bookings() WHERE verdict = 'expire'},
 	'settings that are read again forgive it');
 
+# ---------- a run that was cancelled, or that died ----------
+
+# Who cancelled it meant it; and what killed its session would do so again.
+my $ran = q{SELECT count(*) FROM cusown_ops.job_run WHERE job = 'expire_bookings' AND source = 'worker'};
+
+set_every($node, 'app', '1 hour');
+add_due($node, 'app', 10, 12);
+foreach my $status (qw(cancelled died))
+{
+	$node->safe_psql('app', qq{
+		TRUNCATE cusown_ops.job_run;
+		INSERT INTO cusown_ops.job_run (app_schema, job, source, started_at, finished_at, status, session)
+		VALUES ('public', 'expire_bookings', 'cron', now(), now(), '$status', '')});
+	grow_old($node, 'app');
+	$visits = $node->safe_psql('app', 'SELECT visits FROM cusown_worker_status()');
+	shows($node, 'app', "SELECT visits > $visits + 5 FROM cusown_worker_status()", "after a run that was $status, five naps go by");
+	is($node->safe_psql('app', $ran), 0, 'it is not begun again before its interval is over');
+	$node->safe_psql('app', q{UPDATE cusown_ops.job_run SET finished_at = finished_at - interval '2 hours'});
+	shows($node, 'app', "SELECT ($ran) > 0", 'then it is');
+}
+
 # ---------- it does not keep a database busy ----------
 
 # One booking a transaction: far more than three seconds of work.
