@@ -42,13 +42,11 @@ FROM cusown_cron_health() WHERE last_outcome IS NOT NULL \gset
 SELECT poll($$SELECT did LIKE 'would run %' FROM cusown_worker_status()$$) AS n \gset
 SELECT database, did FROM cusown_worker_status();
 
-\echo '19. It is given one: LOGIN, and the profile operator.  From now on it covers.'
+\echo '19. It is given the one that ran the jobs.  From now on it covers.'
 \echo
 \echo '   ALTER SYSTEM SET cusown_ops.worker_role = ''jobs'';'
 \echo '   SELECT pg_reload_conf();'
 \echo
-CREATE ROLE jobs LOGIN BYPASSRLS;
-SELECT ddl FROM cusown_grant('jobs', 'operator') AS ddl \gexec
 ALTER SYSTEM SET cusown_ops.worker_role = 'jobs';
 SELECT pg_reload_conf() AS n \gset
 SELECT poll($$SELECT count(DISTINCT job) = 2 FROM cusown_ops.job_run WHERE source = 'worker' AND status = 'succeeded'$$) AS n \gset

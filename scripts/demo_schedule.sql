@@ -18,13 +18,18 @@ FROM cusown_ops.job_run WHERE job = 'expire_bookings';
 SELECT expect('expired of the backlog', changed, 5000::bigint) AS n
 FROM cusown_ops.job_run WHERE job = 'expire_bookings' \gset
 
-\echo '15. Mended: pg_cron is to run the jobs from now on.'
+\echo '15. Mended: pg_cron is to run the jobs from now on, as a role of their own.'
 \echo
 \echo '   CREATE EXTENSION pg_cron;'
-\echo '   SELECT * FROM cusown_schedule();'
+\echo '   CREATE ROLE jobs LOGIN BYPASSRLS;'
+\echo '   SELECT cusown_grant(''jobs'', ''operator'') \gexec'
+\echo '   SELECT * FROM cusown_schedule(username => ''jobs'');'
 \echo
 CREATE EXTENSION pg_cron;
-SELECT job_name, schedule, role, active, command FROM cusown_schedule();
+CREATE ROLE jobs LOGIN BYPASSRLS;
+SELECT ddl FROM cusown_grant('jobs', 'operator') AS ddl \gexec
+GRANT USAGE ON SCHEMA cron TO jobs;
+SELECT job_name, schedule, role, active FROM cusown_schedule(username => 'jobs');
 
 SELECT expect('jobs in pg_cron', count(*), 3::bigint) AS n FROM cron.job \gset
 

@@ -195,6 +195,9 @@ SELECT tableoid::regclass AS partition, fixed, status, count(*)
 FROM expiry_parts.bookings GROUP BY 1, 2, 3 ORDER BY tableoid::regclass::text, 2;
 SELECT kind, left(entity_id::text, 8) AS booking, sqlstate, finding
 FROM cusown_ops.attention WHERE app_schema = 'expiry_parts' ORDER BY booking;
+-- who owns one partition can plant a trigger, too
+ALTER TABLE expiry_parts.bookings_2 OWNER TO regress_expiry_blind;
+SELECT * FROM cusown_expire_bookings(source => 'cron'); -- fails
 
 DROP SCHEMA expiry_parts CASCADE;
 -- a payment whose status nobody knows is no reason to cancel

@@ -216,28 +216,52 @@ find_cron(Schedule *schedule)
 	schedule->knows_seconds = template_bool(0, "knows_seconds");
 }
 
+static Oid
+role_oid(const Schedule *schedule)
+{
+	return schedule->username == NULL ? GetUserId() :
+		get_role_oid(schedule->username, false);
+}
+
 /* a job must not run as a superuser on tables of others */
 static void
 check_username(const Schedule *schedule)
 {
-	Oid			role = schedule->username == NULL ? GetUserId() :
-	get_role_oid(schedule->username, false);
 	ListCell   *lc;
 
-	if (!superuser_arg(role))
+	if (!superuser_arg(role_oid(schedule)))
 		return;
 	foreach(lc, binding_attached())
 		verb_check_unattended(binding_use_schema(lfirst(lc), NULL), "cron");
 }
 
+/* once they are scheduled; the role is there */
+static void
+warn_of_superuser(const Schedule *schedule)
+{
+	Oid			role = role_oid(schedule);
+
+	if (!superuser_arg(role))
+		return;
+	ereport(WARNING,
+			(errmsg("jobs will run as superuser \"%s\"",
+					GetUserNameFromId(role, false)),
+			 errdetail("Whoever is granted TRIGGER on a table of the application, or owns a function that its triggers call, can gain its rights."),
+			 errhint("Let a role run them that has LOGIN and cusown_grant()'s profile operator: cusown_schedule(username => ...).")));
+}
+
 /* ---------- scheduling ---------- */
 
-/* the statement that runs a shipped job unattended; within SPI */
+/*
+ * The statement that runs a shipped job unattended; within SPI.  With all of its
+ * arguments in their types: an overload that somebody has made in the same schema
+ * is no better match then.
+ */
 char *
 cron_call(const char *job, const char *source)
 {
 	template_execute(NULL, &extension_schema, NULL, NULL, false);
-	return psprintf("CALL %s.cusown_run_job('%s', '%s')",
+	return psprintf("CALL %s.cusown_run_job('%s'::pg_catalog.text, '%s'::pg_catalog.text, NULL::integer, '0'::interval)",
 					template_text(0, "schema"), job, source);
 }
 
@@ -396,6 +420,7 @@ schedule_body(void *state)
 		schedule_one(schedule, job->name,
 					 schedule->every != NULL ? schedule->every : &job->every);
 	}
+	warn_of_superuser(schedule);
 }
 
 /*

@@ -19,7 +19,7 @@ COMMENT ON FUNCTION @extschema@.cusown_schedule(text, interval, name) IS
 'Puts a job, or all that are enabled, into pg_cron, and returns what pg_cron has now; calling again changes what is there.
 job: a name of cusown_jobs(); null: all that are enabled.
 every: how often; kept in cusown_ops.job; null: as cusown_jobs() says.
-username: the role that runs it; null: the current one. A superuser is refused where a bound table belongs to another. What another role has of the job is taken out, where cron.job shows it.
+username: the role that runs it; null: the current one. Best a role of its own: a superuser is refused where a bound table or a partition of one belongs to another, and warned of. What another role has of the job is taken out, where cron.job shows it.
 In a database other than pg_cron''s, command is what to run there.
 Errors: 55000 pg_cron is not there, with the lines to add; 22023 an interval that pg_cron cannot express, with the nearest.
 Source: runbook Cron Failure, step 5.';

@@ -65,7 +65,8 @@ static const Template job_states = {
 	ATTACHED_JOBS
 	" LEFT JOIN LATERAL (SELECT r.finished_at FROM cusown_ops.job_run r"
 	" WHERE r.app_schema = s.app_schema AND r.job = j.name"
-	" AND r.status = 'succeeded' ORDER BY r.id DESC LIMIT 1) ok ON true"
+	" AND r.status = 'succeeded' AND " HAS_HAPPENED
+	" ORDER BY r.id DESC LIMIT 1) ok ON true"
 	" LEFT JOIN LATERAL (SELECT r.started_at, r.status, r.source, r.session,"
 	" cusown_ops.job_is_alive(r.app_schema, r.job) AS is_alive"
 	" FROM cusown_ops.job_run r WHERE r.app_schema = s.app_schema"

@@ -111,6 +111,18 @@ COMMENT ON COLUMN cusown_ops.job_run.more_left IS 'whether the worker ended it, 
 SELECT pg_catalog.pg_extension_config_dump('cusown_ops.job_run', '');
 SELECT pg_catalog.pg_extension_config_dump('cusown_ops.job_run_id_seq', '');
 
+CREATE FUNCTION cusown_ops.check_job_run()
+RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cusown_check_job_run';
+
+COMMENT ON FUNCTION cusown_ops.check_job_run() IS
+'Trigger of the ledger: who may only add to it adds requests'' runs (job expire_if_due), never a job''s';
+
+CREATE TRIGGER check_job_run
+BEFORE INSERT ON cusown_ops.job_run
+FOR EACH ROW EXECUTE FUNCTION cusown_ops.check_job_run();
+
 CREATE FUNCTION cusown_ops.job_is_alive(app_schema name, job text)
 RETURNS boolean
 LANGUAGE c STABLE STRICT PARALLEL UNSAFE

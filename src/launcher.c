@@ -118,7 +118,8 @@ forgive_failures(void)
 			visit->next_visit = 0;
 		/* naps may be shorter by now */
 		visit->next_visit = Min(visit->next_visit,
-								worker_next_try(GetCurrentTimestamp(), 0));
+								worker_next_try(GetCurrentTimestamp(), 0,
+												WORKER_MAX_BACKOFF_MS));
 		visit->failures = 0;
 		MemSet(visit->failing, 0, sizeof(visit->failing));
 	}
@@ -129,12 +130,14 @@ static bool
 start_worker(int number, Started *started)
 {
 	BackgroundWorker worker = {0};
+	WorkerOrder order = {worker_shared->launchers, number};
 
+	StaticAssertStmt(sizeof(order) <= BGW_EXTRALEN, "order does not fit");
+	memcpy(worker.bgw_extra, &order, sizeof(order));
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
 		BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	worker.bgw_main_arg = Int32GetDatum(number);
 	worker.bgw_notify_pid = MyProcPid;
 	strlcpy(worker.bgw_library_name, "cusown_ops", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "cusown_worker_main", BGW_MAXLEN);
@@ -150,6 +153,17 @@ is_at_work(const Started *started)
 	pid_t		pid;
 
 	return GetBackgroundWorkerPid(started->handle, &pid) != BGWH_STOPPED;
+}
+
+/* under the lock: its worker has gone, or could not even connect */
+static void
+note_unfinished(WorkerVisit *visit)
+{
+	char		error[2 * WORKER_TEXT_LENGTH];
+
+	snprintf(error, sizeof(error), "the visit ended while %s, see the server's log",
+			 visit->did);
+	worker_note_failure(visit, error);
 }
 
 /*
@@ -170,7 +184,7 @@ end_visits(Started *started)
 		LWLockAcquire(worker_lock, LW_EXCLUSIVE);
 		visit->pid = 0;
 		if (!visit->is_done)
-			worker_note_failure(visit, "the visit did not come to its end, see the server's log");
+			note_unfinished(visit);
 		LWLockRelease(worker_lock);
 	}
 }
@@ -190,6 +204,7 @@ begin_visit(int number, Started *started, TimestampTz now)
 	LWLockAcquire(worker_lock, LW_EXCLUSIVE);
 	visit->is_done = false;
 	visit->visits++;
+	worker_set_text(visit->did, "starting a worker");
 	visit->last_visit = now;
 	visit->next_visit = TimestampTzPlusMilliseconds(now, worker_naptime);
 	LWLockRelease(worker_lock);
@@ -271,6 +286,7 @@ cusown_worker_launcher_main(Datum argument)
 	on_shmem_exit(forget_launcher, (Datum) 0);
 	LWLockAcquire(worker_lock, LW_EXCLUSIVE);
 	worker_shared->launcher = MyProcPid;
+	worker_shared->launchers++;
 	/* what a launcher before this one had started is none of ours */
 	MemSet(worker_shared->visits, 0, sizeof(worker_shared->visits));
 	LWLockRelease(worker_lock);

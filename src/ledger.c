@@ -14,6 +14,7 @@
 
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -24,9 +25,12 @@
 #include "utils/timestamp.h"
 
 #include "cusown_ops.h"
+#include "lazy.h"
 #include "ledger.h"
 #include "template.h"
 #include "verb.h"
+
+PG_FUNCTION_INFO_V1(cusown_check_job_run);
 
 static const char *const relations_told[] = {"cron_run_logs", "metrics", NULL};
 static const char *const relations_counted[] = {"metrics", NULL};
@@ -348,15 +352,52 @@ ledger_end(const LedgerRun *run, const ErrorData *error)
 	keep_newest(run, outcome(error));
 }
 
-/* an application's role writes the ledger, but may not delete from it */
+/*
+ * An application's role writes what requests do into the ledger, but may neither
+ * change it nor delete from it.
+ */
 static bool
-may_delete(void)
+may(AclMode mode)
 {
 	Oid			relid = get_relname_relid("job_run",
 										  get_namespace_oid(CUSOWN_SCHEMA,
 															false));
 
-	return pg_class_aclcheck(relid, GetUserId(), ACL_DELETE) == ACLCHECK_OK;
+	return pg_class_aclcheck(relid, GetUserId(), mode) == ACLCHECK_OK;
+}
+
+static char *
+job_of(HeapTuple row, TupleDesc columns)
+{
+	return SPI_getvalue(row, columns, SPI_fnumber(columns, "job"));
+}
+
+/*
+ * cusown_ops.check_job_run() RETURNS trigger
+ *
+ * Of a new row of the ledger: who may only add to it does so for requests.  A
+ * success of a job that was none would keep the worker from covering for it.
+ */
+Datum
+cusown_check_job_run(PG_FUNCTION_ARGS)
+{
+	HeapTuple	row;
+	char	   *job;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function was not called by trigger manager")));
+	row = ((TriggerData *) fcinfo->context)->tg_trigtuple;
+	job = job_of(row, ((TriggerData *) fcinfo->context)->tg_relation->rd_att);
+	if (job == NULL || strcmp(job, LAZY_JOB) == 0 ||
+		may(ACL_UPDATE))
+		return PointerGetDatum(row);
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("role \"%s\" may write only requests' runs (job \"%s\") into the ledger",
+					GetUserNameFromId(GetUserId(), false), LAZY_JOB),
+			 errhint("Runs of jobs are an operator's: cusown_grant() gives the profile.")));
 }
 
 static Datum
@@ -400,7 +441,7 @@ ledger_record(const LedgerRun *run, const JobCounts *counts,
 	}
 	values[9] = this_session();
 	template_execute(NULL, &insert_ended_run, values, nulls, false);
-	if (may_delete())
+	if (may(ACL_DELETE))
 		keep_newest(run, outcome(error));
 }
 

@@ -32,6 +32,12 @@ typedef struct LedgerRun
 	" FROM cusown_ops.shipped_jobs() p" \
 	" LEFT JOIN cusown_ops.job o ON o.name = p.name) j"
 
+/*
+ * Of a run r: a success in the future is from a clock that was set back, and says
+ * nothing.  Not the statement's time, as what ended since then may be seen.
+ */
+#define HAS_HAPPENED "r.finished_at <= pg_catalog.clock_timestamp()"
+
 extern void ledger_mark_died(const char *app_schema, const char *job);
 extern void ledger_begin(LedgerRun *run);
 extern void ledger_progress(const LedgerRun *run, const JobCounts *counts);

@@ -6,21 +6,23 @@
  * The worker takes a job over when it is late, as cusown_cron_health() says,
  * and then runs it at the job's own interval, until the scheduler has run it
  * again or it is disabled.  The row in cusown_ops.takeover is what it remembers
- * of that from visit to visit.  Both ends are a WARNING in the server's log and
+ * of that from visit to visit.  Begin and end are a WARNING in the server's log and
  * an audit row of the application, cron_failed and cron_recovered; an
  * application that does not take the audit row is covered for all the same.
  * One whose bookings a subscription writes is not covered: what its publisher's
  * jobs do arrives as well.
  *
- * Locking protocol: only the worker of a database writes the table, and a
- * second one at the same time only meets ON CONFLICT DO NOTHING.
+ * Locking protocol: only the worker of a database writes the table; of two at the
+ * same time the second finds its row written, or gone, and tells nobody.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
@@ -30,7 +32,6 @@
 #include "subtransaction.h"
 #include "takeover.h"
 #include "template.h"
-#include "verb.h"
 
 static const char *const relations_told[] = {"audit_logs", NULL};
 
@@ -55,43 +56,53 @@ static const char *const relations_told[] = {"audit_logs", NULL};
 	" AND b.relation = 'bookings')"
 
 /*
- * A job that has never succeeded is late when the scheduler has had as long for
- * it since it was set up.  One whose last run failed, died or was cancelled is
- * tried again after its interval: what killed a session may do so again, and who
- * cancelled it meant it.  One that the worker left unfinished goes on at once.  One
- * that somebody runs at the moment needs nobody else.
+ * Rows are of jobs that the worker covers, or that are late.  A job that has never
+ * succeeded is late when the scheduler has had as long for it since it was set up.
+ *
+ * waits says why one is not to be run now, or is null: it is run by somebody at
+ * the moment; its last run failed, died or was cancelled less than its interval
+ * ago, as what killed a session may do so again, and who cancelled it meant it; or
+ * it is covered and its interval is not over.  One that was left unfinished goes
+ * on at once, but behind those that have waited longer.
  */
 static const Template needing_worker = {
-	"SELECT c.app_schema::text AS app_schema, c.job,"
+	"SELECT c.app_schema::text AS app_schema, c.job, c.every_ms,"
 	" pg_catalog.to_char(pg_catalog.timezone('UTC', c.last_success),"
-	" 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS last_success, c.covers, c.is_over,"
-	" c.is_due AND NOT c.is_over AS is_due, " IS_SUBSCRIBED " AS is_subscribed"
+	" 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS last_success,"
+	" c.covers, c.is_disabled, c.is_over, " IS_SUBSCRIBED " AS is_subscribed,"
+	" CASE WHEN cusown_ops.job_is_alive(c.app_schema, c.job)"
+	" THEN 'runs elsewhere' WHEN c.has_failed THEN 'waits to try again'"
+	" WHEN NOT c.is_time THEN 'covers' END AS waits"
 	" FROM ("
 	"SELECT s.app_schema, j.name AS job, ok.finished_at AS last_success,"
-	" t.since IS NOT NULL AS covers,"
-	" t.since IS NOT NULL AND (NOT j.enabled"
-	" OR ok.source = 'cron' AND ok.finished_at > t.since) IS TRUE AS is_over,"
-	" (j.enabled AND ("
-	AGO("coalesce(ok.finished_at, greatest(s.since, j.since))", "2")
-	" OR t.since IS NOT NULL AND " AGO("ok.finished_at", "1")
-	" OR t.since IS NOT NULL AND ok.more_left)"
-	" AND (last.status IS NULL"
-	" OR last.status <> ALL ('{failed,cancelled,died}')"
-	" OR " AGO("last.finished_at", "1") ")) IS TRUE AS is_due"
+	" t.since IS NOT NULL AS covers, NOT j.enabled AS is_disabled,"
+	" least(pg_catalog.date_part('epoch', j.every) * 1000, 3600000)::int8"
+	" AS every_ms,"
+	" t.since IS NOT NULL AND (NOT j.enabled OR EXISTS (SELECT"
+	" FROM cusown_ops.job_run r WHERE r.app_schema = s.app_schema"
+	" AND r.job = j.name AND r.status = 'succeeded' AND r.source = 'cron'"
+	" AND r.finished_at > t.since AND " HAS_HAPPENED ")) AS is_over,"
+	" j.enabled AND "
+	AGO("coalesce(ok.finished_at, greatest(s.since, j.since))", "2") " AS is_late,"
+	" (last.status = ANY ('{failed,cancelled,died}')"
+	" AND NOT" AGO("last.finished_at", "1") ") IS TRUE AS has_failed,"
+	" (t.since IS NULL OR ok.finished_at IS NULL OR ok.more_left"
+	" OR" AGO("ok.finished_at", "1") ") AS is_time,"
+	" last.started_at AS last_run"
 	ATTACHED_JOBS
 	" LEFT JOIN cusown_ops.takeover t ON t.app_schema = s.app_schema"
 	" AND t.job = j.name"
-	" LEFT JOIN LATERAL (SELECT r.started_at, r.finished_at, r.source,"
-	" r.more_left FROM cusown_ops.job_run r"
+	" LEFT JOIN LATERAL (SELECT r.finished_at, r.more_left"
+	" FROM cusown_ops.job_run r"
 	" WHERE r.app_schema = s.app_schema AND r.job = j.name"
-	" AND r.status = 'succeeded' ORDER BY r.id DESC LIMIT 1) ok ON true"
-	" LEFT JOIN LATERAL (SELECT r.finished_at, r.status"
+	" AND r.status = 'succeeded' AND " HAS_HAPPENED
+	" ORDER BY r.id DESC LIMIT 1) ok ON true"
+	" LEFT JOIN LATERAL (SELECT r.started_at, r.finished_at, r.status"
 	" FROM cusown_ops.job_run r WHERE r.app_schema = s.app_schema"
 	" AND r.job = j.name AND r.status <> 'skipped'"
 	" ORDER BY r.id DESC LIMIT 1) last ON true) c"
-	" WHERE c.is_over"
-	" OR c.is_due AND NOT cusown_ops.job_is_alive(c.app_schema, c.job)"
-	" ORDER BY c.app_schema, c.job",
+	" WHERE c.covers OR c.is_late"
+	" ORDER BY c.last_run NULLS FIRST, c.app_schema, c.job",
 	0, {0}
 };
 
@@ -117,13 +128,16 @@ takeover_read(void)
 	for (uint64 row = 0; row < rows; row++)
 	{
 		Takeover   *takeover = palloc(sizeof(Takeover));
+		bool		isnull;
 
 		takeover->app_schema = template_text(row, "app_schema");
 		takeover->job = template_text(row, "job");
 		takeover->last_success = template_text(row, "last_success");
+		takeover->waits = template_text(row, "waits");
+		takeover->every_ms = DatumGetInt64(template_column(row, "every_ms", &isnull));
 		takeover->covers = template_bool(row, "covers");
-		takeover->is_due = template_bool(row, "is_due");
 		takeover->is_over = template_bool(row, "is_over");
+		takeover->is_disabled = template_bool(row, "is_disabled");
 		takeover->is_subscribed = template_bool(row, "is_subscribed");
 		takeovers = lappend(takeovers, takeover);
 	}
@@ -149,8 +163,6 @@ write_audit(void *state)
 											 relations_told);
 	StringInfoData metadata;
 
-	/* who owns the audit table may have planted a trigger on it */
-	verb_check_unattended(binding, "worker");
 	initStringInfo(&metadata);
 	appendStringInfoString(&metadata, "{\"actor\": \"system\", \"source\": \"worker\", \"job\": ");
 	escape_json(&metadata, takeover->job);
@@ -177,7 +189,8 @@ tell_application(const Notice *notice)
 						notice->action, notice->takeover->job, error->message)));
 }
 
-static void
+/* returns whether no other worker had done so */
+static bool
 change_takeover(const Template *statement, const Takeover *takeover)
 {
 	Name		schema = palloc0(sizeof(NameData));
@@ -186,7 +199,7 @@ change_takeover(const Template *statement, const Takeover *takeover)
 	namestrcpy(schema, takeover->app_schema);
 	values[0] = NameGetDatum(schema);
 	values[1] = CStringGetTextDatum(takeover->job);
-	template_execute(NULL, statement, values, NULL, false);
+	return template_execute(NULL, statement, values, NULL, false) > 0;
 }
 
 void
@@ -195,26 +208,33 @@ takeover_begin(const Takeover *takeover)
 	Notice		notice = {takeover, "cron_failed", "critical",
 	"job is late, the worker runs it"};
 
-	change_takeover(&insert_takeover, takeover);
+	if (!change_takeover(&insert_takeover, takeover))
+		return;
 	tell_application(&notice);
 	ereport(WARNING,
-			(errmsg("job \"%s\" on application schema \"%s\" is late, the worker takes over",
-					takeover->job, takeover->app_schema),
+			(errmsg("job \"%s\" on application schema \"%s\" of database \"%s\" is late, the worker takes over",
+					takeover->job, takeover->app_schema,
+					get_database_name(MyDatabaseId)),
 			 takeover->last_success == NULL ?
 			 errdetail("It has never succeeded.") :
 			 errdetail("Its last success was at %s.", takeover->last_success),
 			 errhint("SELECT * FROM cusown_cron_health() shows what pg_cron knows of it.")));
 }
 
+/* a job that was disabled has not recovered, so the application is told nothing */
 void
 takeover_end(const Takeover *takeover)
 {
 	Notice		notice = {takeover, "cron_recovered", "info",
-	"the scheduler runs the job again, or it is disabled"};
+	"the scheduler runs the job again"};
 
-	change_takeover(&delete_takeover, takeover);
-	tell_application(&notice);
+	if (!change_takeover(&delete_takeover, takeover))
+		return;
+	if (!takeover->is_disabled)
+		tell_application(&notice);
 	ereport(WARNING,
-			(errmsg("job \"%s\" on application schema \"%s\" is run by the scheduler again, or disabled: the worker stands down",
-					takeover->job, takeover->app_schema)));
+			(errmsg("job \"%s\" on application schema \"%s\" of database \"%s\" %s: the worker stands down",
+					takeover->job, takeover->app_schema,
+					get_database_name(MyDatabaseId),
+					takeover->is_disabled ? "is disabled" : "is run by the scheduler again")));
 }

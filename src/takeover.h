@@ -16,9 +16,11 @@ typedef struct Takeover
 	char	   *app_schema;
 	char	   *job;
 	char	   *last_success;	/* as text, or NULL */
+	char	   *waits;			/* why it is not to be run now, or NULL */
+	int64		every_ms;		/* its interval, at most an hour */
 	bool		covers;			/* the worker runs it already */
-	bool		is_due;			/* it should run now */
 	bool		is_over;		/* the scheduler is back, or it is disabled */
+	bool		is_disabled;
 	bool		is_subscribed;	/* it is the publisher's to run */
 } Takeover;
 

@@ -11,10 +11,12 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/rls.h"
@@ -121,8 +123,8 @@ static const Template member_of_superusers = {
  * Whether what this session runs has a superuser's rights, or could take them:
  * a trigger may reset or set the role.
  */
-static bool
-may_be_superuser(void)
+bool
+verb_may_be_superuser(void)
 {
 	Datum		values[1];
 	bool		is_member;
@@ -150,6 +152,22 @@ relation_owner(Oid relid)
 	return owner;
 }
 
+/* the first of a table, its partitions and its children that is no superuser's */
+static Oid
+relation_of_others(Oid relid)
+{
+	List	   *all = find_all_inheritors(relid, NoLock, NULL);
+	ListCell   *lc;
+
+	foreach(lc, all)
+	{
+		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(lc))) &&
+			!superuser_arg(relation_owner(lfirst_oid(lc))))
+			return lfirst_oid(lc);
+	}
+	return InvalidOid;
+}
+
 /*
  * Whoever owns a table can plant a trigger on it, which runs with the rights
  * of whoever writes.  Nobody watches a job, so it must not be a superuser's.
@@ -159,22 +177,21 @@ verb_check_unattended(const Binding *binding, const char *source)
 {
 	ListCell   *lc;
 
-	if (!verb_is_unattended(source) || !may_be_superuser())
+	if (!verb_is_unattended(source) || !verb_may_be_superuser())
 		return;
 	foreach(lc, binding->relations)
 	{
-		BoundRelation *relation = lfirst(lc);
-		Oid			owner = relation_owner(relation->relid);
+		Oid			relid = relation_of_others(((BoundRelation *) lfirst(lc))->relid);
 
-		if (superuser_arg(owner))
+		if (!OidIsValid(relid))
 			continue;
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("cannot run unattended as a superuser on tables of others"),
 				 errdetail("Table %s belongs to role \"%s\".",
-						   quote_qualified_identifier(relation->schema,
-													  relation->name),
-						   GetUserNameFromId(owner, false)),
+						   quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+													  get_rel_name(relid)),
+						   GetUserNameFromId(relation_owner(relid), false)),
 				 errhint("Let it run as a role that cusown_grant() gave the profile operator, logged in as that role, which is not a member of a superuser.")));
 	}
 }

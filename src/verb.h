@@ -22,6 +22,7 @@ extern void verb_check_row_security(const Binding *binding,
 extern void verb_check_visible(const Binding *binding, const char *relation,
 							   const pg_uuid_t *id);
 extern bool verb_is_unattended(const char *source);
+extern bool verb_may_be_superuser(void);
 extern void verb_check_unattended(const Binding *binding,
 								  const char *source);
 extern void verb_check_not_null(FunctionCallInfo fcinfo, int arg,

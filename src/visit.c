@@ -5,9 +5,14 @@
  *
  * The worker finds runs that have died, runs what takeover.c says it must, by
  * the statement that pg_cron would run, and goes.  It begins no batch after
- * VISIT_MS: DROP DATABASE and CREATE DATABASE ... TEMPLATE wait five seconds for
- * whoever is connected.  Without cusown_ops.worker_role it looks, as nobody who
- * could change anything, and says what it would do.
+ * VISIT_MS, and waits no longer than LOCK_WAIT for a table that somebody has locked:
+ * DROP DATABASE and CREATE DATABASE ... TEMPLATE wait five seconds for whoever is
+ * connected.  Without cusown_ops.worker_role it looks, as nobody who could change
+ * anything, and says what it would do.
+ *
+ * It works for no superuser, nor for who could become one.  Who owns a table of the
+ * application, one of its partitions or the database, or is granted TRIGGER, can
+ * have code of his run by whoever writes there, and nobody watches.
  *
  * Locking protocol: see worker.c.
  *
@@ -23,12 +28,14 @@
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
+#include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -36,10 +43,14 @@
 #include "job.h"
 #include "takeover.h"
 #include "template.h"
+#include "verb.h"
 #include "worker.h"
 
 /* a visit begins no batch after this */
 #define VISIT_MS 3000
+
+/* lock_timeout, where the role has none of its own */
+#define LOCK_WAIT "1s"
 
 /* CASE: the ledger also has rows of what is no job, which cannot be asked about */
 static const Template dead_runs = {
@@ -58,6 +69,7 @@ typedef struct Work
 	List	   *takeovers;
 	StringInfoData did;
 	bool		is_installed;
+	bool		is_crowded;		/* more jobs fail than can be remembered */
 	char	   *error;			/* the last one, or NULL */
 } Work;
 
@@ -83,13 +95,16 @@ attempt(Work *work, void (*body) (Work *work, const void *argument),
 		MemoryContextSwitchTo(work->context);
 		error = CopyErrorData();
 		FlushErrorState();
+		disable_all_timeouts(false);
+		QueryCancelPending = false;
 		AbortOutOfAnyTransaction();
 		debug_query_string = NULL;	/* what it pointed to has gone */
 		pgstat_report_activity(STATE_IDLE, NULL);
 		work->error = psprintf("%s: %s", what, error->message);
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
-				 errmsg("cusown_ops worker: %s", work->error)));
+				 errmsg("cusown_ops worker in database \"%s\": %s",
+						NameStr(work->visit->database), work->error)));
 		succeeded = false;
 		RESUME_INTERRUPTS();
 	}
@@ -133,6 +148,17 @@ find_dead_runs(void)
 		job_mark_died(job_named(jobs[row]), schemas[row]);
 }
 
+static void
+check_role(void)
+{
+	if (verb_may_be_superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role \"%s\" is a superuser, or can become one",
+						worker_role),
+				 errhint("Set cusown_ops.worker_role to a role that has LOGIN and cusown_grant()'s profile operator.")));
+}
+
 /* what there is to do; without a role nothing is written */
 static void
 look(Work *work, const void *argument)
@@ -140,6 +166,8 @@ look(Work *work, const void *argument)
 	MemoryContext caller;
 
 	begin_step();
+	if (worker_role[0] != '\0')
+		check_role();
 	work->is_installed = OidIsValid(get_extension_oid("cusown_ops", true));
 	if (work->is_installed)
 	{
@@ -221,8 +249,11 @@ run_job(Work *work, const void *argument)
 					PGC_S_SESSION);
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	if (StatementTimeout > 0)
+		enable_timeout_after(STATEMENT_TIMEOUT, StatementTimeout);
 	MemoryContextSwitchTo(work->context);	/* outlives the commits in between */
 	run_statement(sql);
+	disable_timeout(STATEMENT_TIMEOUT, false);
 	CommitTransactionCommand();
 	pgstat_report_stat(true);
 }
@@ -235,6 +266,16 @@ note(Work *work, const char *what, const Takeover *takeover)
 					 takeover->app_schema);
 }
 
+/* what the visit is at, for whoever looks while it is */
+static void
+show(Work *work, const char *doing)
+{
+	LWLockAcquire(worker_lock, LW_EXCLUSIVE);
+	if (work->visit->pid == MyProcPid)
+		worker_set_text(work->visit->did, doing);
+	LWLockRelease(worker_lock);
+}
+
 /* of a job on tables that a subscription writes */
 #define PUBLISHERS "left to the publisher"
 
@@ -242,6 +283,15 @@ static bool
 is_time_over(TimestampTz end)
 {
 	return GetCurrentTimestamp() >= end;
+}
+
+/* one that nothing was heard of for longer than any back-off is of no job */
+static bool
+is_free(const FailingJob *entry)
+{
+	return NameStr(entry->job)[0] == '\0' ||
+		TimestampDifferenceExceeds(entry->next_try, GetCurrentTimestamp(),
+								   2 * WORKER_MAX_BACKOFF_MS);
 }
 
 /* the entry of a job, or one that is free, or NULL */
@@ -254,12 +304,14 @@ failing_job(Work *work, const Takeover *takeover)
 	{
 		FailingJob *entry = &work->visit->failing[i];
 
-		if (NameStr(entry->job)[0] == '\0')
-			free_entry = entry;
-		else if (strcmp(NameStr(entry->job), takeover->job) == 0 &&
-				 strcmp(NameStr(entry->app_schema), takeover->app_schema) == 0)
+		if (strcmp(NameStr(entry->job), takeover->job) == 0 &&
+			strcmp(NameStr(entry->app_schema), takeover->app_schema) == 0)
 			return entry;
+		if (is_free(entry))
+			free_entry = entry;
 	}
+	if (free_entry != NULL)
+		MemSet(free_entry, 0, sizeof(FailingJob));
 	return free_entry;
 }
 
@@ -269,14 +321,17 @@ is_backing_off(Work *work, const Takeover *takeover)
 	FailingJob *entry;
 	bool		backs_off;
 
-	LWLockAcquire(worker_lock, LW_SHARED);
+	LWLockAcquire(worker_lock, LW_EXCLUSIVE);
 	entry = failing_job(work, takeover);
 	backs_off = entry != NULL && entry->next_try > GetCurrentTimestamp();
 	LWLockRelease(worker_lock);
 	return backs_off;
 }
 
-/* a job that fails must neither fill the log at each nap, nor keep others back */
+/*
+ * A job that fails must neither fill the log at each nap, nor keep others back.
+ * Where its run is in the ledger, it waits for its interval anyway.
+ */
 static void
 remember(Work *work, const Takeover *takeover, bool succeeded)
 {
@@ -284,6 +339,7 @@ remember(Work *work, const Takeover *takeover, bool succeeded)
 
 	LWLockAcquire(worker_lock, LW_EXCLUSIVE);
 	entry = work->visit->pid == MyProcPid ? failing_job(work, takeover) : NULL;
+	work->is_crowded |= entry == NULL && !succeeded;
 	if (entry != NULL && succeeded)
 		MemSet(entry, 0, sizeof(FailingJob));
 	else if (entry != NULL)
@@ -291,44 +347,73 @@ remember(Work *work, const Takeover *takeover, bool succeeded)
 		namestrcpy(&entry->app_schema, takeover->app_schema);
 		namestrcpy(&entry->job, takeover->job);
 		entry->next_try = worker_next_try(GetCurrentTimestamp(),
-										  ++entry->failures);
+										  ++entry->failures,
+										  takeover->every_ms);
 	}
 	LWLockRelease(worker_lock);
 }
 
-/* whether nothing failed */
-static bool
-cover(Work *work, const Takeover *takeover)
-{
-	bool		succeeded;
+/* ---------- one job ---------- */
 
-	if (takeover->is_over)
-	{
-		succeeded = attempt(work, end_covering, takeover, "standing down");
-		if (succeeded)
-			note(work, "stood down from", takeover);
-		return succeeded;
-	}
-	if (!takeover->covers &&
-		!attempt(work, begin_covering, takeover, "taking over"))
-	{
-		note(work, "could not take over", takeover);
-		return false;
-	}
-	succeeded = attempt(work, run_job, takeover, takeover->job);
-	note(work, succeeded ? "ran" : "failed at", takeover);
-	return succeeded;
+static void
+stand_down(Work *work, const Takeover *takeover)
+{
+	bool		succeeded = attempt(work, end_covering, takeover, "standing down");
+
+	remember(work, takeover, succeeded);
+	if (succeeded)
+		note(work, "stood down from", takeover);
 }
 
 static void
-cover_in_turn(Work *work, const Takeover *takeover)
+run(Work *work, const Takeover *takeover)
 {
-	if (takeover->is_subscribed && !takeover->is_over)
+	bool		succeeded;
+
+	show(work, psprintf("running %s on %s", takeover->job, takeover->app_schema));
+	succeeded = attempt(work, run_job, takeover, takeover->job);
+	remember(work, takeover, succeeded);
+	note(work, succeeded ? "ran" : "failed at", takeover);
+}
+
+static bool
+is_to_begin(Work *work, const Takeover *takeover)
+{
+	return !takeover->covers && takeover->waits == NULL &&
+		!takeover->is_subscribed && !is_backing_off(work, takeover);
+}
+
+/* before the first of them runs: whoever looks must see all that is late */
+static void
+begin_all(Work *work)
+{
+	ListCell   *lc;
+
+	foreach(lc, work->takeovers)
+	{
+		Takeover   *takeover = lfirst(lc);
+
+		if (!is_to_begin(work, takeover))
+			continue;
+		takeover->covers = attempt(work, begin_covering, takeover, "taking over");
+		if (!takeover->covers)
+			remember(work, takeover, false);
+	}
+}
+
+static void
+cover(Work *work, const Takeover *takeover)
+{
+	if (takeover->is_over)
+		stand_down(work, takeover);
+	else if (takeover->is_subscribed)
 		note(work, PUBLISHERS, takeover);
-	else if (is_backing_off(work, takeover))
+	else if (takeover->waits != NULL)
+		note(work, takeover->waits, takeover);
+	else if (!takeover->covers || is_backing_off(work, takeover))
 		note(work, "waits to try again", takeover);
 	else
-		remember(work, takeover, cover(work, takeover));
+		run(work, takeover);
 }
 
 static void
@@ -340,7 +425,8 @@ tell_late(Work *work)
 	{
 		const Takeover *takeover = lfirst(lc);
 
-		note(work, takeover->is_subscribed ? PUBLISHERS : "would run", takeover);
+		note(work, takeover->is_subscribed ? PUBLISHERS :
+			 takeover->waits != NULL ? takeover->waits : "would run", takeover);
 	}
 }
 
@@ -351,35 +437,56 @@ do_work(Work *work)
 	ListCell   *lc;
 
 	job_set_deadline(end);
+	begin_all(work);
 	foreach(lc, work->takeovers)
 	{
 		if (is_time_over(end))
 			break;
-		cover_in_turn(work, lfirst(lc));
+		cover(work, lfirst(lc));
 	}
+}
+
+static WorkerIdleness
+idleness(const Work *work, const char *did)
+{
+	if (!work->is_installed)
+		return WORKER_NOT_INSTALLED;
+	if (strstr(did, PUBLISHERS) != NULL)
+		return WORKER_ON_SUBSCRIBER;
+	if (worker_role[0] == '\0' && work->takeovers != NIL)
+		return WORKER_WITHOUT_ROLE;
+	return WORKER_IS_ABLE;
 }
 
 /* in the log once, not at every nap */
 static void
-log_idleness(const Work *work, const char *did)
+log_idleness(const Work *work, WorkerIdleness why, const char *did)
 {
-	char		kept[WORKER_TEXT_LENGTH];
+	const char *database = NameStr(work->visit->database);
 
-	worker_set_text(kept, did);
-	if (strcmp(work->visit->did, kept) == 0)
+	if (work->visit->idleness == why)
 		return;
-	if (!work->is_installed)
-		ereport(LOG,
-				(errmsg("cusown_ops worker: extension \"cusown_ops\" is not installed in database \"%s\"",
-						NameStr(work->visit->database))));
-	else if (strstr(did, PUBLISHERS) != NULL)
-		ereport(LOG,
-				(errmsg("cusown_ops worker: a subscription writes the application's tables: %s",
-						did)));
-	else if (worker_role[0] == '\0' && work->takeovers != NIL)
-		ereport(WARNING,
-				(errmsg("cusown_ops worker has no role and only tells: %s", did),
-				 errhint("Set cusown_ops.worker_role to a role that has LOGIN and cusown_grant()'s profile operator.")));
+	switch (why)
+	{
+		case WORKER_NOT_INSTALLED:
+			ereport(LOG,
+					(errmsg("cusown_ops worker: extension \"cusown_ops\" is not installed in database \"%s\"",
+							database)));
+			break;
+		case WORKER_ON_SUBSCRIBER:
+			ereport(LOG,
+					(errmsg("cusown_ops worker in database \"%s\": a subscription writes the application's tables: %s",
+							database, did)));
+			break;
+		case WORKER_WITHOUT_ROLE:
+			ereport(WARNING,
+					(errmsg("cusown_ops worker in database \"%s\" has no role and only tells: %s",
+							database, did),
+					 errhint("Set cusown_ops.worker_role to a role that has LOGIN and cusown_grant()'s profile operator.")));
+			break;
+		case WORKER_IS_ABLE:
+			break;
+	}
 }
 
 /* under the lock */
@@ -406,49 +513,91 @@ end_visit(Work *work, const char *did, bool succeeded)
 static void
 report(Work *work, bool succeeded)
 {
-	const WorkerVisit *visit = work->visit;
+	WorkerVisit *visit = work->visit;
 	const char *did = work->did.len > 0 ? work->did.data : "nothing was late";
 
 	if (!succeeded)
 		did = "could not look what is late";
 	else if (!work->is_installed)
 		did = "found no extension";
-	log_idleness(work, did);
+	if (succeeded)
+		log_idleness(work, idleness(work, did), did);
 	LWLockAcquire(worker_lock, LW_EXCLUSIVE);
 	if (visit->pid == MyProcPid)
-		end_visit(work, did, succeeded && work->is_installed);
+	{
+		if (succeeded)
+			visit->idleness = idleness(work, did);
+		end_visit(work, did,
+				  succeeded && work->is_installed && !work->is_crowded);
+	}
 	LWLockRelease(worker_lock);
 }
 
-static void
-connect_to(WorkerVisit *visit)
+/*
+ * Makes the visit ours.  False where the launcher that asked for it has gone: its
+ * successor gives it to somebody else.
+ */
+static bool
+take_order(Work *work, char *database)
 {
-	char		database[NAMEDATALEN];
+	WorkerOrder order;
+	bool		is_current;
 
+	memcpy(&order, MyBgworkerEntry->bgw_extra, sizeof(order));
+	work->visit = &worker_shared->visits[order.visit];
 	LWLockAcquire(worker_lock, LW_EXCLUSIVE);
-	visit->pid = MyProcPid;
-	strlcpy(database, NameStr(visit->database), NAMEDATALEN);
+	is_current = order.launchers == worker_shared->launchers;
+	if (is_current)
+	{
+		work->visit->pid = MyProcPid;
+		strlcpy(database, NameStr(work->visit->database), NAMEDATALEN);
+	}
 	LWLockRelease(worker_lock);
-	BackgroundWorkerInitializeConnection(database,
-										 worker_role[0] == '\0' ? NULL : worker_role,
-										 0);
+	return is_current;
+}
+
+/*
+ * What a role or database may have set for others.  A default of serializable is
+ * meant for the application's transactions; jobs decide again after they locked.
+ */
+static void
+settle(void)
+{
+	SetConfigOption("default_transaction_isolation", "read committed",
+					PGC_USERSET, PGC_S_SESSION);
+	if (LockTimeout == 0)
+		SetConfigOption("lock_timeout", LOCK_WAIT, PGC_USERSET, PGC_S_SESSION);
+}
+
+static void
+connect_to(Work *work, const char *database)
+{
+	const char *role = worker_role[0] == '\0' ? NULL : worker_role;
+
+	show(work, role == NULL ? "connecting" :
+		 psprintf("connecting as role \"%s\"", role));
+	BackgroundWorkerInitializeConnection(database, role, 0);
 	pgstat_report_appname("cusown_ops worker");
+	show(work, "looking what is late");
+	settle();
 }
 
 void
 cusown_worker_main(Datum argument)
 {
 	Work		work = {0};
+	char		database[NAMEDATALEN];
 	bool		succeeded;
 
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	work.visit = &worker_shared->visits[DatumGetInt32(argument)];
 	work.context = AllocSetContextCreate(TopMemoryContext, "cusown_ops worker",
 										 ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(work.context);
 	initStringInfo(&work.did);
-	connect_to(work.visit);
+	if (!take_order(&work, database))
+		proc_exit(0);
+	connect_to(&work, database);
 	MemoryContextSwitchTo(work.context);
 
 	succeeded = attempt(&work, look, NULL, "looking what is late");

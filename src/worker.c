@@ -12,8 +12,9 @@
  * Locking protocol: the launcher alone makes and removes visits in shared
  * memory, a worker alone writes the one that it was given, as long as its pid
  * stands there: a launcher that came after a crash of the last one forgets the
- * workers of that.  Both write under the lock of this part, and whoever else
- * reads them does so under it.  Nothing else is done under it.
+ * workers of that, and one of those that comes to its visit only then finds that
+ * its launcher was another.  Both write under the lock of this part, and whoever
+ * else reads them does so under it.  Nothing else is done under it.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,9 +33,6 @@
 
 #include "shmem.h"
 #include "worker.h"
-
-/* a database that fails is visited at least this often */
-#define MAX_BACKOFF_MS (3600 * 1000L)
 
 /* cusown_ops.worker: whether the worker covers for the scheduler. */
 bool		worker_enabled = true;
@@ -153,13 +151,13 @@ worker_set_text(char *text, const char *value)
 	text[		length] = '\0';
 }
 
-/* after the last so many have failed: twice as long as before */
+/* after the last so many have failed: twice as long as before, up to a limit */
 TimestampTz
-worker_next_try(TimestampTz now, int failures)
+worker_next_try(TimestampTz now, int failures, int64 limit_ms)
 {
 	int64		ms = (int64) worker_naptime << Min(failures, 16);
 
-	return TimestampTzPlusMilliseconds(now, Min(ms, MAX_BACKOFF_MS));
+	return TimestampTzPlusMilliseconds(now, Min(ms, limit_ms));
 }
 
 /* of visit, under the lock: it has not come to its end */
@@ -169,7 +167,8 @@ worker_note_failure(WorkerVisit *visit, const char *error)
 	visit->failures++;
 	visit->last_error_at = GetCurrentTimestamp();
 	worker_set_text(visit->last_error, error);
-	visit->next_visit = worker_next_try(visit->last_error_at, visit->failures);
+	visit->next_visit = worker_next_try(visit->last_error_at, visit->failures,
+										WORKER_MAX_BACKOFF_MS);
 }
 
 /* ---------- what can be seen of it ---------- */

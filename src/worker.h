@@ -17,6 +17,9 @@
 /* the shortest time between two visits */
 #define WORKER_MIN_NAP_MS 10
 
+/* what fails is tried again at least this often */
+#define WORKER_MAX_BACKOFF_MS (3600 * 1000L)
+
 #define WORKER_TEXT_LENGTH 256
 
 /* jobs of one database that fail, as far as they are remembered */
@@ -31,6 +34,15 @@ typedef struct FailingJob
 	TimestampTz next_try;
 } FailingJob;
 
+/* why nothing can be done in a database, as the log was told */
+typedef enum WorkerIdleness
+{
+	WORKER_IS_ABLE,
+	WORKER_NOT_INSTALLED,
+	WORKER_ON_SUBSCRIBER,
+	WORKER_WITHOUT_ROLE,
+} WorkerIdleness;
+
 /* what is known of one database */
 typedef struct WorkerVisit
 {
@@ -42,14 +54,23 @@ typedef struct WorkerVisit
 	int			failures;		/* the last so many visits failed */
 	pid_t		pid;			/* worker that is at it, or 0 */
 	bool		is_done;		/* the visit came to its end */
+	WorkerIdleness idleness;	/* what the log was told last */
 	FailingJob	failing[WORKER_MAX_FAILING];
 	char		did[WORKER_TEXT_LENGTH];
 	char		last_error[WORKER_TEXT_LENGTH];
 } WorkerVisit;
 
+/* what a worker is given, in bgw_extra */
+typedef struct WorkerOrder
+{
+	int64		launchers;		/* of the launcher that gave it */
+	int			visit;
+} WorkerOrder;
+
 typedef struct WorkerShared
 {
 	pid_t		launcher;		/* 0: none runs */
+	int64		launchers;		/* so many have run, with this one */
 	WorkerVisit visits[WORKER_MAX_DATABASES];
 } WorkerShared;
 
@@ -64,7 +85,8 @@ extern LWLock *worker_lock;
 extern void worker_define_settings(void);
 extern void worker_init(void);
 extern void worker_set_text(char *text, const char *value);
-extern TimestampTz worker_next_try(TimestampTz now, int failures);
+extern TimestampTz worker_next_try(TimestampTz now, int failures,
+								   int64 limit_ms);
 extern void worker_note_failure(WorkerVisit *visit, const char *error);
 
 extern PGDLLEXPORT void cusown_worker_launcher_main(Datum argument);

@@ -21,7 +21,7 @@ ALTER EXTENSION pgtap SET SCHEMA tap;
 CREATE EXTENSION cusown_ops;
 SET search_path = public, tap;
 
-SELECT plan(85);
+SELECT plan(86);
 
 SELECT count(*) FROM cusown_attach() \g /dev/null
 SELECT count(*) FROM cusown_attach('shop', :'minimal_mapping') \g /dev/null
@@ -519,6 +519,8 @@ SELECT is(t.health('public'), 'late', 'a job that never ran is late');
 CALL t.succeed('public', '9 min');
 SELECT is(t.health('public'), 'in time succeeded cron', 'one that ran less than twice its interval ago is in time');
 SELECT is(t.health('shop'), 'late', 'on one application; on another it is not');
+CALL t.succeed('shop', '-1 h');
+SELECT is(t.health('shop'), 'late succeeded cron', 'nor by a success in the future, from a clock that was set back');
 UPDATE cusown_ops.job_run SET finished_at = now() - interval '13 min';
 SELECT is(t.health('public'), 'late for 3 min succeeded cron', 'late after twice the interval, since then');
 CALL t.succeed('public', '1 min', 'failed');

@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(277);
+SELECT plan(281);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -99,9 +99,12 @@ INSERT INTO t.act (what, sql) VALUES
   ('see progress',               'SELECT count(*) FROM cusown_ops.job_progress'),
   ('change a job',               'UPDATE cusown_ops.job SET enabled = enabled'),
   ('change the ledger',          'UPDATE cusown_ops.job_run SET message = message'),
-  ('write the ledger',
+  ('write a request''s run',
    'INSERT INTO cusown_ops.job_run (app_schema, job, source, started_at, status, session)
-    VALUES (''public'', ''x'', ''lazy_heal'', now(), ''succeeded'', ''x'')'),
+    VALUES (''public'', ''expire_if_due'', ''lazy_heal'', now(), ''succeeded'', ''x'')'),
+  ('write a job''s run',
+   'INSERT INTO cusown_ops.job_run (app_schema, job, source, started_at, finished_at, status, session)
+    VALUES (''public'', ''expire_bookings'', ''cron'', now(), now(), ''succeeded'', ''x'')'),
   ('delete from the ledger',     'DELETE FROM cusown_ops.job_run'),
   ('attach',                     'SELECT count(*) FROM cusown_attach()'),
   ('attach as a dry run',        'SELECT count(*) FROM cusown_attach(''public'', ''{}'', true)'),
@@ -163,7 +166,7 @@ SELECT p, w FROM unnest(ARRAY['monitor', 'application', 'operator']) p,
                'see progress', 'see double bookings', 'read the businesses'' clocks']) w
 UNION ALL
 SELECT p, w FROM unnest(ARRAY['application', 'operator']) p,
-  unnest(ARRAY['expire', 'expire as a dry run', 'expire on a request', 'write the ledger', 'release holds', 'mark no-shows',
+  unnest(ARRAY['expire', 'expire as a dry run', 'expire on a request', 'write a request''s run', 'release holds', 'mark no-shows',
                'confirm a booking', 'reject a booking', 'cancel a booking', 'undo an answer',
                'add to the worklist', 'change the worklist',
                'cancel a booking by itself', 'read audit rows', 'write audit rows']) w
@@ -172,7 +175,7 @@ SELECT 'operator', w FROM unnest(ARRAY[
   'override a guard', 'see the guard', 'close an entry', 'attach', 'attach as a dry run', 'detach', 'add a transition',
   'change transitions', 'remove transitions', 'write a binding', 'change a binding',
   'remove bindings', 'empty the worklist', 'resolve double bookings', 'decide by hand', 'repair slots',
-  'see what keeps double bookings away', 'change a job', 'change the ledger', 'delete from the ledger']) w;
+  'see what keeps double bookings away', 'change a job', 'write a job''s run', 'change the ledger', 'delete from the ledger']) w;
 
 -- an assertion for each act of a profile
 CREATE FUNCTION t.check_profile(p_profile text) RETURNS SETOF text

@@ -57,14 +57,16 @@ is( refusal($node, 'app', 'SELECT * FROM cusown_schedule()'),
 $node->safe_psql('app', 'CREATE EXTENSION pg_cron');
 
 my $scheduled = join("\n",
-	"expire_bookings|*/5 * * * *|app|t|CALL public.cusown_run_job('expire_bookings', 'cron')",
-	"prune_history|0 3 * * *|app|t|CALL public.cusown_run_job('prune_history', 'cron')",
-	"release_expired_holds|* * * * *|app|t|CALL public.cusown_run_job('release_expired_holds', 'cron')"
+	"expire_bookings|*/5 * * * *|app|t|CALL public.cusown_run_job('expire_bookings'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
+	"prune_history|0 3 * * *|app|t|CALL public.cusown_run_job('prune_history'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
+	"release_expired_holds|* * * * *|app|t|CALL public.cusown_run_job('release_expired_holds'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)"
 );
 my $schedule =
   'SELECT job_name, schedule, database, active, command FROM cusown_schedule() ORDER BY 1';
 is($node->safe_psql('app', $schedule), $scheduled, 'all enabled jobs are scheduled');
 is($node->safe_psql('app', $schedule), $scheduled, 'a second time changes nothing');
+my (undef, undef, $warning) = $node->psql('app', $schedule);
+like($warning, qr/WARNING:  jobs will run as superuser "/, 'of a superuser it warns');
 is($node->safe_psql('app', 'SELECT count(*) FROM cron.job'),
 	'3', 'there is one entry a job');
 
@@ -94,7 +96,7 @@ like($command, qr/^SELECT cron\.schedule_in_database\(.*, 'elsewhere', '\w+'\);$
 $node->safe_psql('app', $command);
 is( $node->safe_psql('app',
 		"SELECT schedule, command FROM cron.job WHERE database = 'elsewhere'"),
-	"* * * * *|CALL public.cusown_run_job('expire_bookings', 'cron')",
+	"* * * * *|CALL public.cusown_run_job('expire_bookings'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
 	'and pg_cron takes it');
 like(refusal($node, 'elsewhere', 'SELECT cusown_unschedule()'),
 	qr/^55000 .*cron\.unschedule.* AND database = 'elsewhere';/, 'unscheduling there says what to do');
@@ -107,10 +109,9 @@ is( (split / /, refusal($node, 'app', 'SELECT * FROM cusown_schedule()'))[0],
 	'a superuser must name another role where a table belongs to another');
 $node->safe_psql('app', "SELECT cusown_grant('jobs', 'operator') \\gexec\n"
 	  . 'GRANT USAGE ON SCHEMA cron TO jobs');
-is( $node->safe_psql('app',
-		"SELECT DISTINCT role FROM cusown_schedule(username => 'jobs')"),
-	'jobs',
-	'jobs can be scheduled for a named role');
+my (undef, $role, $told) = $node->psql('app', "SELECT DISTINCT role FROM cusown_schedule(username => 'jobs')");
+is($role, 'jobs', 'jobs can be scheduled for a named role');
+is($told, '', 'without a word');
 is($node->safe_psql('app', 'SELECT DISTINCT username FROM cron.job WHERE database = \'app\''),
 	'jobs', 'which takes those of the superuser out');
 is($node->safe_psql('app', 'SELECT count(*) FROM cron.job WHERE database = \'elsewhere\''),
