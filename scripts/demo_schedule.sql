@@ -22,7 +22,7 @@ FROM cusown_ops.job_run WHERE job = 'expire_bookings' \gset
 \echo
 \echo '   CREATE EXTENSION pg_cron;'
 \echo '   CREATE ROLE jobs LOGIN BYPASSRLS;'
-\echo '   SELECT cusown_grant(''jobs'', ''operator'') \gexec'
+\echo '   SELECT cusown_grant(''jobs'', ''operator'') \\gexec'
 \echo '   SELECT * FROM cusown_schedule(username => ''jobs'');'
 \echo
 CREATE EXTENSION pg_cron;

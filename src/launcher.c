@@ -162,7 +162,7 @@ note_unfinished(WorkerVisit *visit)
 	char		error[2 * WORKER_TEXT_LENGTH];
 
 	snprintf(error, sizeof(error), "the visit ended while %s, see the server's log",
-			 visit->did);
+			 visit->doing);
 	worker_note_failure(visit, error);
 }
 
@@ -185,6 +185,7 @@ end_visits(Started *started)
 		visit->pid = 0;
 		if (!visit->is_done)
 			note_unfinished(visit);
+		visit->doing[0] = '\0';
 		LWLockRelease(worker_lock);
 	}
 }
@@ -204,7 +205,7 @@ begin_visit(int number, Started *started, TimestampTz now)
 	LWLockAcquire(worker_lock, LW_EXCLUSIVE);
 	visit->is_done = false;
 	visit->visits++;
-	worker_set_text(visit->did, "starting a worker");
+	worker_set_text(visit->doing, "a worker was started");
 	visit->last_visit = now;
 	visit->next_visit = TimestampTzPlusMilliseconds(now, worker_naptime);
 	LWLockRelease(worker_lock);
@@ -216,6 +217,7 @@ begin_visit(int number, Started *started, TimestampTz now)
 						NameStr(visit->database)),
 				 errhint("More max_worker_processes may be needed.")));
 	LWLockAcquire(worker_lock, LW_EXCLUSIVE);
+	visit->doing[0] = '\0';
 	worker_note_failure(visit, "no background worker was free");
 	LWLockRelease(worker_lock);
 }

@@ -272,7 +272,7 @@ show(Work *work, const char *doing)
 {
 	LWLockAcquire(worker_lock, LW_EXCLUSIVE);
 	if (work->visit->pid == MyProcPid)
-		worker_set_text(work->visit->did, doing);
+		worker_set_text(work->visit->doing, doing);
 	LWLockRelease(worker_lock);
 }
 
@@ -496,6 +496,7 @@ end_visit(Work *work, const char *did, bool succeeded)
 	WorkerVisit *visit = work->visit;
 
 	worker_set_text(visit->did, did);
+	visit->doing[0] = '\0';
 	visit->is_done = true;
 	visit->pid = 0;
 	if (succeeded)

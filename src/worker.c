@@ -190,8 +190,8 @@ text_or_null(const char *string, bool *isnull)
 static void
 put_visit(ReturnSetInfo *result, const WorkerVisit *visit)
 {
-	Datum		values[9];
-	bool		nulls[9] = {false};
+	Datum		values[10];
+	bool		nulls[10] = {false};
 
 	values[0] = NameGetDatum(&visit->database);
 	values[1] = timestamp_or_null(visit->last_visit, &nulls[1]);
@@ -203,6 +203,7 @@ put_visit(ReturnSetInfo *result, const WorkerVisit *visit)
 	values[7] = timestamp_or_null(visit->last_error_at, &nulls[7]);
 	values[8] = Int32GetDatum(visit->pid);
 	nulls[8] = visit->pid == 0;
+	values[9] = text_or_null(visit->doing, &nulls[9]);
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
@@ -210,7 +211,7 @@ put_visit(ReturnSetInfo *result, const WorkerVisit *visit)
  * cusown_worker_status(OUT database name, OUT last_visit timestamptz,
  *		OUT did text, OUT next_visit timestamptz, OUT visits bigint,
  *		OUT failures integer, OUT last_error text,
- *		OUT last_error_at timestamptz, OUT pid integer)
+ *		OUT last_error_at timestamptz, OUT pid integer, OUT doing text)
  *		RETURNS SETOF record
  *
  * The worker's visits to each of its databases.  No rows while no launcher runs.

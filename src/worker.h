@@ -56,7 +56,8 @@ typedef struct WorkerVisit
 	bool		is_done;		/* the visit came to its end */
 	WorkerIdleness idleness;	/* what the log was told last */
 	FailingJob	failing[WORKER_MAX_FAILING];
-	char		did[WORKER_TEXT_LENGTH];
+	char		did[WORKER_TEXT_LENGTH];	/* in the last visit that ended */
+	char		doing[WORKER_TEXT_LENGTH];	/* empty: no visit is under way */
 	char		last_error[WORKER_TEXT_LENGTH];
 } WorkerVisit;
 

@@ -327,7 +327,7 @@ $holder->query_safe('SELECT pg_advisory_lock(1)');
 add_due($node, 'app', 101, 400);
 shows($node, 'app', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker' AND wait_event = 'advisory'},
 	'in the middle of a run, which waits as long as its role may');
-is($node->safe_psql('app', 'SELECT did FROM cusown_worker_status()'),
+is($node->safe_psql('app', 'SELECT doing FROM cusown_worker_status()'),
 	'running expire_bookings on public', 'the status says what it is at');
 my $victim = $node->safe_psql('app', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker'});
 kill 'KILL', $victim;
