@@ -176,6 +176,17 @@ $$;
 DROP TRIGGER a ON bookings;
 SELECT to_status FROM cusown_confirm_booking(b(9));
 SELECT status FROM bookings WHERE id IN (b(6), b(9), b(13)) ORDER BY id;
+-- the same booking, to where nobody has looked
+CREATE OR REPLACE FUNCTION in_shadow() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF NEW.id = b(13) AND NEW.status = 'confirmed' AND pg_trigger_depth() = 1 THEN
+    UPDATE bookings SET status = 'pending' WHERE id = NEW.id;
+    UPDATE bookings SET status = 'confirmed', slot_id = b(29) WHERE id = NEW.id;
+  END IF;
+  RETURN NEW;
+END
+$$;
+SELECT to_status FROM cusown_confirm_booking(b(13)); -- fails
 DROP TRIGGER b ON bookings;
 -- a function that a CHECK calls, at the same depth
 CREATE FUNCTION sly(id uuid, s text) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -188,6 +199,26 @@ END
 $$;
 ALTER TABLE bookings ADD CONSTRAINT sly CHECK (sly(id, status));
 SELECT to_status FROM cusown_confirm_booking(b(13)); -- fails
+ALTER TABLE bookings DROP CONSTRAINT sly;
+-- the same booking again, in an EXCEPTION block
+CREATE FUNCTION sly_first(id uuid, s text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  IF id = b(13) AND s = 'confirmed' AND current_setting('sly.again', true) IS DISTINCT FROM 'yes' THEN
+    PERFORM set_config('sly.again', 'yes', true);
+    BEGIN
+      UPDATE guard_app.bookings SET status = 'confirmed', slot_id = b(29) WHERE bookings.id = sly_first.id;
+    EXCEPTION WHEN SQLSTATE 'UO007' THEN
+      RAISE WARNING 'refused';
+    END;
+  END IF;
+  RETURN true;
+END
+$$;
+ALTER TABLE bookings ADD CONSTRAINT sly CHECK (sly_first(id, status));
+BEGIN;
+SELECT to_status FROM cusown_confirm_booking(b(13));
+SELECT slot_id = b(13) AS where_it_was FROM bookings WHERE id = b(13);
+ROLLBACK;
 ALTER TABLE bookings DROP CONSTRAINT sly;
 -- one that the CHECK of a policy calls
 CREATE ROLE regress_guard_rls;
