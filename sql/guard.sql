@@ -438,6 +438,12 @@ CREATE TEMP TABLE before AS TABLE guards;
 SELECT guard FROM cusown_guard('functions');
 SELECT count(*) > 0 AS attached FROM cusown_attach('guard_app');
 SELECT count(*) FROM (TABLE guards INTERSECT ALL TABLE before) same;
+-- a table that inherits has triggers of its own only
+BEGIN;
+CREATE TABLE heir () INHERITS (bookings);
+INSERT INTO heir SELECT * FROM bookings WHERE id = b(17);
+UPDATE bookings SET status = 'confirmed' WHERE id = b(17) AND tableoid = 'heir'::regclass RETURNING tableoid::regclass, status;
+ROLLBACK;
 -- one that its owner has disabled is off, and can be set again
 ALTER TABLE bookings DISABLE TRIGGER cusown_guard;
 SELECT guard FROM cusown_guard();
