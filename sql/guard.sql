@@ -44,10 +44,10 @@ DECLARE
   b record;
   s text;
 BEGIN
-  FOR b IN SELECT id, status FROM bookings WHERE id IN (b(1), b(2), b(3), b(4)) ORDER BY id LOOP
+  FOR b IN SELECT id, status::text FROM bookings WHERE id IN (b(1), b(2), b(3), b(4)) ORDER BY id LOOP
     FOREACH s IN ARRAY ARRAY['pending', 'confirmed', 'rejected', 'cancelled'] LOOP
       BEGIN
-        UPDATE bookings SET status = s, cancelled_at = now() WHERE id = b.id;
+        EXECUTE format('UPDATE bookings SET status = %L, cancelled_at = now() WHERE id = %L', s, b.id);
         RAISE EXCEPTION 'passed' USING ERRCODE = 'ZZ000';
       EXCEPTION WHEN OTHERS THEN
         from_status := b.status; to_status := s;
@@ -176,6 +176,17 @@ $$;
 DROP TRIGGER a ON bookings;
 SELECT to_status FROM cusown_confirm_booking(b(9));
 SELECT status FROM bookings WHERE id IN (b(6), b(9), b(13)) ORDER BY id;
+-- the same booking, to where nobody has looked
+CREATE OR REPLACE FUNCTION in_shadow() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF NEW.id = b(13) AND NEW.status = 'confirmed' AND pg_trigger_depth() = 1 THEN
+    UPDATE bookings SET status = 'pending' WHERE id = NEW.id;
+    UPDATE bookings SET status = 'confirmed', slot_id = b(29) WHERE id = NEW.id;
+  END IF;
+  RETURN NEW;
+END
+$$;
+SELECT to_status FROM cusown_confirm_booking(b(13)); -- fails
 DROP TRIGGER b ON bookings;
 -- a function that a CHECK calls, at the same depth
 CREATE FUNCTION sly(id uuid, s text) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -189,6 +200,90 @@ $$;
 ALTER TABLE bookings ADD CONSTRAINT sly CHECK (sly(id, status));
 SELECT to_status FROM cusown_confirm_booking(b(13)); -- fails
 ALTER TABLE bookings DROP CONSTRAINT sly;
+-- the same booking again, in an EXCEPTION block
+CREATE FUNCTION sly_first(id uuid, s text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  IF id = b(13) AND s = 'confirmed' AND current_setting('sly.again', true) IS DISTINCT FROM 'yes' THEN
+    PERFORM set_config('sly.again', 'yes', true);
+    BEGIN
+      UPDATE guard_app.bookings SET status = 'confirmed', slot_id = b(29) WHERE bookings.id = sly_first.id;
+    EXCEPTION WHEN SQLSTATE 'UO007' THEN
+      RAISE WARNING 'refused';
+    END;
+  END IF;
+  RETURN true;
+END
+$$;
+ALTER TABLE bookings ADD CONSTRAINT sly CHECK (sly_first(id, status));
+BEGIN;
+SELECT to_status FROM cusown_confirm_booking(b(13));
+SELECT slot_id = b(13) AS where_it_was FROM bookings WHERE id = b(13);
+ROLLBACK;
+ALTER TABLE bookings DROP CONSTRAINT sly;
+-- one that the CHECK of a policy calls
+CREATE ROLE regress_guard_rls;
+GRANT USAGE ON SCHEMA guard_app TO regress_guard_rls;
+GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA guard_app TO regress_guard_rls;
+SELECT cusown_grant('regress_guard_rls', 'operator') \g /dev/null
+CREATE FUNCTION slyer(id uuid, s text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  RETURN sly(id, s);
+END
+$$;
+CREATE POLICY sly ON bookings FOR UPDATE TO regress_guard_rls USING (true) WITH CHECK (slyer(id, status));
+CREATE POLICY seen ON bookings FOR SELECT TO regress_guard_rls USING (true);
+CREATE POLICY seen ON slots TO regress_guard_rls USING (true);
+CREATE POLICY seen ON businesses TO regress_guard_rls USING (true);
+CREATE POLICY seen ON payments TO regress_guard_rls USING (true);
+CREATE POLICY seen ON audit_logs TO regress_guard_rls USING (true);
+SET ROLE regress_guard_rls;
+SELECT to_status FROM cusown_confirm_booking(b(13)); -- fails
+RESET ROLE;
+DROP POLICY sly ON bookings;
+-- a rule of the owner's is part of our statement: it has the permission for this booking only
+CREATE RULE sly AS ON UPDATE TO slots WHERE NEW.status = 'booked'
+  DO INSTEAD UPDATE bookings SET status = 'confirmed' WHERE id = b(17) AND NEW.id = b(13);
+SELECT to_status FROM cusown_confirm_booking(b(13)); -- fails
+DROP RULE sly ON slots;
+CREATE RULE sly AS ON UPDATE TO slots
+  DO INSTEAD UPDATE bookings SET status = 'confirmed' WHERE bookings.id = b(17) RETURNING old.*;
+SELECT to_status FROM cusown_confirm_booking(b(13)); -- fails
+DROP RULE sly ON slots;
+CREATE RULE sly AS ON UPDATE TO bookings
+  DO ALSO UPDATE slots SET status = 'booked' WHERE id = b(17);
+SELECT to_status FROM cusown_confirm_booking(b(13)); -- fails
+DROP RULE sly ON bookings;
+CREATE RULE sly AS ON INSERT TO audit_logs
+  DO ALSO UPDATE bookings SET status = 'confirmed' WHERE id = b(17);
+SELECT to_status FROM cusown_confirm_booking(b(13)); -- fails
+DROP RULE sly ON audit_logs;
+-- a trigger that makes another booking of the one we confirm
+CREATE FUNCTION other_id() RETURNS trigger LANGUAGE plpgsql AS
+'BEGIN IF NEW.status = ''confirmed'' THEN NEW.id := guard_app.b(99); END IF; RETURN NEW; END';
+CREATE TRIGGER zz BEFORE UPDATE ON bookings FOR EACH ROW EXECUTE FUNCTION other_id();
+SELECT to_status FROM cusown_confirm_booking(b(13)); -- fails
+DROP TRIGGER zz ON bookings;
+-- later is not possible
+BEGIN;
+SET CONSTRAINTS ALL DEFERRED;
+UPDATE bookings SET status = 'confirmed' WHERE id = b(13); -- fails
+ROLLBACK;
+-- a view that updates by its own trigger
+CREATE FUNCTION instead() RETURNS trigger LANGUAGE plpgsql AS
+'BEGIN UPDATE guard_app.bookings SET status = NEW.status WHERE id = NEW.id; RETURN NEW; END';
+CREATE VIEW seen_instead AS SELECT id, status FROM bookings;
+CREATE TRIGGER instead INSTEAD OF UPDATE ON seen_instead FOR EACH ROW EXECUTE FUNCTION instead();
+UPDATE seen_instead SET status = 'confirmed' WHERE id = b(13); -- fails
+DROP VIEW seen_instead;
+-- what was refused in an EXCEPTION block was not done
+DO $$
+BEGIN
+  UPDATE guard_app.bookings SET status = 'confirmed' WHERE id = guard_app.b(13);
+EXCEPTION WHEN SQLSTATE 'UO007' THEN
+  NULL;
+END
+$$;
+SELECT status FROM bookings WHERE id = b(13);
 -- after an error of ours, and after a savepoint, nothing is left of it
 BEGIN;
 SAVEPOINT s;
@@ -220,6 +315,9 @@ SELECT half_way(); -- fails
 CREATE TRIGGER forged AFTER UPDATE ON bookings FOR EACH ROW EXECUTE FUNCTION cusown_ops.guard('booking', 'off');
 UPDATE bookings SET customer_name = 'x' WHERE id = b(13); -- fails
 DROP TRIGGER forged ON bookings;
+CREATE TRIGGER forged AFTER UPDATE ON bookings FOR EACH ROW EXECUTE FUNCTION cusown_ops.guard('booking', 'functions', 'guard_app', 'customer_name', 'customer_phone');
+UPDATE bookings SET customer_phone = 'confirmed' WHERE id = b(13); -- fails
+DROP TRIGGER forged ON bookings;
 SELECT cusown_ops.guard(); -- fails
 
 -- The override: for one transaction, with a reason, audited.
@@ -247,10 +345,18 @@ UPDATE bookings SET status = 'confirmed' WHERE id = b(17);
 ROLLBACK;
 UPDATE bookings SET status = 'confirmed' WHERE id = b(17); -- fails
 
+BEGIN;
+SELECT cusown_override('before');
+SAVEPOINT s;
+SELECT cusown_override('in a savepoint');
+ROLLBACK TO s;
+UPDATE bookings SET status = 'confirmed' WHERE id = b(17);
+ROLLBACK;
+
 -- Whoever writes the table needs no rights of ours.
 CREATE ROLE regress_guard_app BYPASSRLS;
 GRANT USAGE ON SCHEMA guard_app TO regress_guard_app;
-GRANT SELECT, UPDATE ON bookings TO regress_guard_app;
+GRANT SELECT, UPDATE, TRIGGER ON bookings TO regress_guard_app;
 GRANT SELECT ON businesses TO regress_guard_app;
 SET ROLE regress_guard_app;
 UPDATE bookings SET status = 'confirmed' WHERE id = b(17); -- fails
@@ -258,6 +364,10 @@ UPDATE bookings SET status = 'rejected' WHERE id = b(8); -- fails
 UPDATE bookings SET status = 'rejected' WHERE id = b(17);
 SELECT * FROM cusown_guard('off'); -- fails
 SELECT cusown_override('please'); -- fails
+ALTER TABLE bookings DISABLE TRIGGER cusown_guard; -- fails
+ALTER TABLE bookings DISABLE TRIGGER USER; -- fails
+DROP TRIGGER cusown_guard ON bookings; -- fails
+SET session_replication_role = replica; -- fails
 RESET ROLE;
 -- nor may an operator guard, or unguard, what is another's
 SELECT cusown_grant('regress_guard_app', 'operator') \g /dev/null
@@ -269,11 +379,77 @@ SET session_replication_role = replica;
 UPDATE bookings SET status = 'confirmed' WHERE id = b(18);
 RESET session_replication_role;
 
--- A column that was renamed: its triggers say so.
-ALTER TABLE bookings RENAME status TO state;
-UPDATE bookings SET state = 'rejected' WHERE id = b(18); -- fails
+-- Migrations are not stopped, and the guard holds after them.
+DROP VIEW seen;
+CALL reset();
+ALTER TABLE bookings DROP CONSTRAINT undo_used_once_check, DROP CONSTRAINT bookings_cancelled_at_check;
+CREATE TYPE status AS ENUM ('pending', 'confirmed', 'rejected', 'cancelled');
+ALTER TABLE bookings ALTER status DROP DEFAULT;
+ALTER TABLE bookings ALTER status TYPE varchar(20);
+TABLE answers;
+ALTER TABLE bookings ALTER status TYPE char(12);
+TABLE answers;
+UPDATE bookings SET status = 'rejected' WHERE id = b(1);
+SELECT to_status FROM cusown_confirm_booking(b(5));
+CALL reset();
+ALTER TABLE bookings ALTER status TYPE status USING trim(status)::status;
+TABLE answers;
+ALTER TABLE bookings ALTER status TYPE text;
+TABLE answers;
+\set ON_ERROR_ROLLBACK on
+BEGIN;
+ALTER TABLE bookings DROP COLUMN status;
+UPDATE bookings SET customer_name = 'x' WHERE id = b(1); -- fails
 \echo :SQLSTATE
+ROLLBACK;
+-- renamed: nothing is written unguarded, and there are two ways out
+ALTER TABLE bookings RENAME status TO state;
+UPDATE bookings SET state = 'rejected' WHERE id = b(17); -- fails
+\echo :SQLSTATE
+SELECT to_status FROM cusown_confirm_booking(b(17)); -- fails
+SELECT * FROM cusown_guard();
+SELECT * FROM cusown_guard('warn'); -- fails
+BEGIN;
+SELECT * FROM cusown_guard('off');
+UPDATE bookings SET state = 'rejected' WHERE id = b(17);
+ROLLBACK;
+BEGIN;
+SELECT count(*) > 0 AS attached FROM cusown_attach('guard_app', '{"bookings": {"columns": {"status": "state"}}}');
+SELECT * FROM cusown_guard();
+UPDATE bookings SET state = 'confirmed' WHERE id = b(17); -- fails
+UPDATE bookings SET state = 'rejected' WHERE id = b(17);
+ROLLBACK;
+-- mode warn says it once in a statement
 ALTER TABLE bookings RENAME state TO status;
+SELECT guard FROM cusown_guard('warn');
+ALTER TABLE bookings RENAME status TO state;
+UPDATE bookings SET state = 'confirmed' WHERE id IN (b(13), b(17));
+ALTER TABLE bookings RENAME state TO status;
+-- the id is only told
+SELECT guard FROM cusown_guard('functions');
+ALTER TABLE bookings RENAME id TO key;
+UPDATE bookings SET status = 'pending' WHERE key = b(4); -- fails
+UPDATE bookings SET status = 'pending' WHERE key = b(3);
+ALTER TABLE bookings RENAME key TO id;
+\set ON_ERROR_ROLLBACK off
+-- attached as it was, or set as it is, a guard is not touched
+CREATE VIEW guards AS SELECT oid, xmin::text AS made_by FROM pg_trigger WHERE tgname LIKE 'cusown%';
+CREATE TEMP TABLE before AS TABLE guards;
+SELECT guard FROM cusown_guard('functions');
+SELECT count(*) > 0 AS attached FROM cusown_attach('guard_app');
+SELECT count(*) FROM (TABLE guards INTERSECT ALL TABLE before) same;
+-- a table that inherits has triggers of its own only
+BEGIN;
+CREATE TABLE heir () INHERITS (bookings);
+INSERT INTO heir SELECT * FROM bookings WHERE id = b(17);
+UPDATE bookings SET status = 'confirmed' WHERE id = b(17) AND tableoid = 'heir'::regclass RETURNING tableoid::regclass, status;
+ROLLBACK;
+-- one that its owner has disabled is off, and can be set again
+ALTER TABLE bookings DISABLE TRIGGER cusown_guard;
+SELECT guard FROM cusown_guard();
+UPDATE bookings SET status = 'confirmed' WHERE id = b(9);
+SELECT guard FROM cusown_guard('functions');
+UPDATE bookings SET status = 'confirmed' WHERE id = b(17); -- fails
 
 -- The minimal schema, partitioned, with an enum, guarded beside it.
 SET search_path = guard_shop, guard_app, public;
@@ -282,21 +458,78 @@ ALTER TABLE charge DROP CONSTRAINT charge_reservation_ref_fkey;
 DROP TABLE reservation;
 CREATE TABLE reservation (
   made_at timestamptz NOT NULL DEFAULT now(), slot_ref uuid, customer uuid,
-  state state, ref uuid PRIMARY KEY) PARTITION BY HASH (ref);
-CREATE TABLE reservation_0 (ref uuid NOT NULL, dropped int, state state, made_at timestamptz NOT NULL, slot_ref uuid, customer uuid);
+  state state, ref uuid, branch int, PRIMARY KEY (ref, branch)) PARTITION BY LIST (branch);
+CREATE TABLE reservation_0 (ref uuid NOT NULL, dropped int, branch int NOT NULL, state state, made_at timestamptz NOT NULL, slot_ref uuid, customer uuid);
 ALTER TABLE reservation_0 DROP dropped;
-ALTER TABLE reservation ATTACH PARTITION reservation_0 FOR VALUES WITH (MODULUS 2, REMAINDER 0);
-CREATE TABLE reservation_1 PARTITION OF reservation FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+ALTER TABLE reservation ATTACH PARTITION reservation_0 FOR VALUES IN (0);
+CREATE TABLE reservation_1 PARTITION OF reservation FOR VALUES IN (1);
 SELECT count(*) > 0 AS attached FROM cusown_attach('guard_shop', :'minimal_mapping');
 SELECT * FROM cusown_guard('functions', 'guard_shop');
 INSERT INTO time_slot (ref, state, starts_at, ends_at) SELECT b(n), 'available', now() + '1 h', now() + '2 h' FROM generate_series(1, 8) n;
-INSERT INTO reservation (ref, state, slot_ref) SELECT b(n), 'pending', b(n) FROM generate_series(1, 8) n;
+INSERT INTO reservation (ref, state, slot_ref, branch) SELECT b(n), 'pending', b(n), n % 2 FROM generate_series(1, 8) n;
 SELECT count(DISTINCT tableoid) FROM reservation;
 SET cusown_ops.app_schema = guard_shop;
 SELECT count(*) FROM generate_series(1, 8) n, cusown_confirm_booking(b(n)) WHERE changed;
 UPDATE reservation SET state = 'rejected'; -- fails
 UPDATE reservation SET state = 'pending';
 UPDATE reservation SET state = 'confirmed' WHERE ref = b(1); -- fails
+UPDATE reservation_0 SET state = 'confirmed'; -- fails
+UPDATE reservation_1 SET state = 'confirmed'; -- fails
+-- a row that goes to another partition changes from what it was
+SELECT count(*) FROM generate_series(1, 4) n, cusown_confirm_booking(b(n)) WHERE changed;
+UPDATE reservation SET state = 'cancelled' WHERE ref IN (b(3), b(4));
+UPDATE reservation SET branch = 1 - branch;
+SELECT ref, state, tableoid::regclass FROM reservation ORDER BY ref;
+UPDATE reservation SET branch = 1 - branch, state = 'confirmed' WHERE ref = b(5); -- fails
+UPDATE reservation SET branch = 1 - branch, state = 'confirmed' WHERE ref = b(3); -- fails
+UPDATE reservation SET branch = 1 - branch, state = 'pending' WHERE ref = b(3); -- fails
+UPDATE reservation SET branch = 1 - branch, state = 'rejected' WHERE ref = b(5);
+UPDATE reservation SET branch = 1 - branch, state = 'pending' WHERE ref = b(1);
+-- that is so within one statement, and for that row
+BEGIN;
+DELETE FROM reservation WHERE ref = b(2);
+INSERT INTO reservation (ref, state, slot_ref, branch) VALUES (b(2), 'confirmed', b(2), 1); -- fails
+ROLLBACK;
+WITH gone AS (DELETE FROM reservation WHERE ref = b(2) RETURNING *)
+INSERT INTO reservation (ref, state, slot_ref, branch) SELECT b(12), state, slot_ref, branch FROM gone; -- fails
+WITH gone AS (DELETE FROM reservation WHERE ref = b(2) RETURNING *)
+INSERT INTO reservation (ref, state, slot_ref, branch) SELECT ref, state, slot_ref, branch FROM gone;
+-- migrations of a partitioned table
+BEGIN;
+ALTER TABLE reservation ALTER state TYPE text;
+ALTER TABLE reservation ALTER state TYPE varchar(20);
+ALTER TABLE reservation ALTER state TYPE char(20);
+UPDATE reservation SET state = 'pending' WHERE ref = b(5);
+UPDATE reservation SET state = 'confirmed' WHERE ref = b(5); -- fails
+ROLLBACK;
+BEGIN;
+ALTER TABLE reservation RENAME state TO condition;
+SELECT count(*) > 0 AS attached FROM cusown_attach('guard_shop', jsonb_set(:'minimal_mapping', '{bookings,columns,status}', '"condition"'));
+UPDATE reservation SET condition = 'pending' WHERE ref = b(5);
+UPDATE reservation SET condition = 'confirmed' WHERE ref = b(5); -- fails
+ROLLBACK;
+BEGIN;
+ALTER TABLE reservation DROP state;
+ROLLBACK;
+-- in mode transitions likewise
+SELECT guard FROM cusown_guard('transitions');
+UPDATE reservation SET branch = 1 - branch, state = 'pending' WHERE ref = b(3); -- fails
+UPDATE reservation SET branch = 1 - branch, state = 'pending' WHERE ref = b(5);
+UPDATE reservation SET branch = 1 - branch, state = 'confirmed' WHERE ref = b(5);
+SELECT guard FROM cusown_guard('functions');
+-- an override is for one application
+BEGIN;
+SET LOCAL cusown_ops.app_schema = guard_app;
+SELECT cusown_override('for the other one');
+SAVEPOINT s;
+UPDATE bookings SET status = 'confirmed' WHERE id = b(17);
+UPDATE reservation SET state = 'confirmed' WHERE ref = b(6); -- fails
+ROLLBACK TO s;
+SET LOCAL cusown_ops.app_schema = guard_shop;
+SELECT cusown_override('for this one too');
+UPDATE reservation SET state = 'confirmed' WHERE ref = b(6);
+UPDATE bookings SET status = 'confirmed' WHERE id = b(17);
+ROLLBACK;
 SELECT application, guard FROM cusown_guard() UNION ALL SELECT application, guard FROM cusown_guard(app_schema => 'guard_app');
 RESET cusown_ops.app_schema;
 
@@ -315,5 +548,5 @@ TABLE left_behind;
 \set ECHO none
 SET client_min_messages = error;
 DROP SCHEMA guard_app, guard_shop CASCADE;
-DROP OWNED BY regress_guard_app;
-DROP ROLE regress_guard_app;
+DROP OWNED BY regress_guard_app, regress_guard_rls;
+DROP ROLE regress_guard_app, regress_guard_rls;

@@ -636,7 +636,10 @@ attach_body(void *state)
 						 quote_literal_cstr(attach->app_schema))));
 	attach->rows = list_concat(attach->rows, attach_advice(attach->resolved));
 	if (!attach->dry_run)
+	{
 		write_binding(attach);
+		guard_follow(attach->app_schema);
+	}
 	put_rows(attach);
 }
 
@@ -647,12 +650,15 @@ attach_body(void *state)
  *		RETURNS SETOF record
  *
  * Binds the application's tables to our canonical names and keeps the binding
- * in cusown_ops.binding.  A dry run shows every name and writes nothing.
+ * in cusown_ops.binding.  A guard follows where its table or column is bound
+ * otherwise now.  A dry run shows every name and writes nothing.
  *
  * Errors: UO010 unknown key in the mapping, or needed names that are missing
- * or of another type, all of them in the detail; 3F000 no such schema.
+ * or of another type, all of them in the detail; 3F000 no such schema; of a
+ * guard that must follow, those of cusown_guard().
  *
- * Locks: cusown_ops.binding, SHARE ROW EXCLUSIVE; readers are not kept out.
+ * Locks: cusown_ops.binding, SHARE ROW EXCLUSIVE; readers are not kept out.  A
+ * guard that must follow: the bookings table, ACCESS EXCLUSIVE.
  */
 Datum
 cusown_attach(PG_FUNCTION_ARGS)

@@ -195,6 +195,18 @@ unresolved(const char *app_schema, const char *what)
 					 quote_literal_cstr(app_schema))));
 }
 
+pg_noreturn static void not_attached(const char *app_schema);
+
+static void
+not_attached(const char *app_schema)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CUSOWN_NOT_ATTACHED),
+			 errmsg("application schema \"%s\" is not attached", app_schema),
+			 errhint("Call cusown_attach(%s).",
+					 quote_literal_cstr(app_schema))));
+}
+
 static BoundRelation *
 resolve_relation(const char *app_schema, const char *relation,
 				 const char *schema, const char *name)
@@ -302,11 +314,7 @@ load_binding(const char *app_schema)
 	binding_relid = binding_table();
 	/* a longer name must not stand for its beginning: locks are taken on it */
 	if (rows == 0 || strlen(app_schema) >= NAMEDATALEN)
-		ereport(ERROR,
-				(errcode(ERRCODE_CUSOWN_NOT_ATTACHED),
-				 errmsg("application schema \"%s\" is not attached", app_schema),
-				 errhint("Call cusown_attach(%s).",
-						 quote_literal_cstr(app_schema))));
+		not_attached(app_schema);
 
 	caller = MemoryContextSwitchTo(context);
 	binding = palloc0(sizeof(Binding));
@@ -489,6 +497,15 @@ is_attached(const char *app_schema)
 	return false;
 }
 
+/* raises UO001 */
+void
+binding_check_attached(const char *app_schema)
+{
+	(void) binding_attached();
+	if (!is_attached(app_schema))
+		not_attached(app_schema);
+}
+
 /*
  * The schema whose binding binding_use() would give, without a query; NULL
  * where it would raise that none is attached, or not this one, or several.
@@ -512,15 +529,18 @@ binding_chosen(const char **app_schema)
 }
 
 /*
- * The binding that the caller has chosen: cusown_ops.app_schema, or the only
- * one that is attached.
+ * The schema that the caller has chosen: cusown_ops.app_schema, or the only one
+ * that is attached.  UO001 where that is not attached.  Its names need not
+ * resolve.
  */
-Binding *
-binding_use(const char *const *relations)
+const char *
+binding_chosen_schema(void)
 {
 	if (cusown_app_schema != NULL && cusown_app_schema[0] != '\0')
-		return binding_use_schema(cusown_app_schema, relations);
-
+	{
+		binding_check_attached(cusown_app_schema);
+		return cusown_app_schema;
+	}
 	if (binding_attached() == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_NOT_ATTACHED),
@@ -532,7 +552,14 @@ binding_use(const char *const *relations)
 				 errmsg("several applications are attached: %s",
 						attached_as_list()),
 				 errhint("Choose one with SET cusown_ops.app_schema.")));
-	return binding_use_schema(linitial(attached), relations);
+	return linitial(attached);
+}
+
+/* the binding of that schema */
+Binding *
+binding_use(const char *const *relations)
+{
+	return binding_use_schema(binding_chosen_schema(), relations);
 }
 
 const BoundRelation *

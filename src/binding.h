@@ -47,6 +47,8 @@ extern Binding *binding_use(const char *const *relations);
 extern Binding *binding_use_schema(const char *app_schema,
 								   const char *const *relations);
 extern List *binding_attached(void);
+extern void binding_check_attached(const char *app_schema);
+extern const char *binding_chosen_schema(void);
 extern bool binding_chosen(const char **app_schema);
 extern const BoundRelation *binding_relation(const Binding *binding,
 											 const char *relation);

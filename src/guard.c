@@ -11,18 +11,29 @@
  * table runs it, without rights of ours: it reads its mode from its arguments, and
  * an owner's own transitions from their table as the server itself would.
  *
+ * It knows its columns by their names, so that nothing depends on them: the
+ * application may change and drop them as it likes.  A row whose status has not
+ * changed costs two datums and their comparison.
+ *
+ * An UPDATE that moves a row to another partition is a DELETE and an INSERT to
+ * triggers.  In a partitioned table DELETE is looked at too: what a row had been
+ * by which the same command takes the place of is what it changes from.
+ *
  * The permission of our functions is in the backend's memory, where no SQL gets
  * at it: which row, in which table, by a statement of this subtransaction at this
  * depth of triggers.  It is set around one SPI call.  An EXCEPTION block of a
  * trigger that our statement fires does not take it away, as it was not set in
  * that subtransaction; what such a trigger changes itself is changed one level
- * deeper, and has none; and what a function changes that a CHECK or a policy
- * calls, is not this row.
+ * deeper, and has none.  What runs at the same depth, as a function that a CHECK
+ * or a policy calls, or what a rule of the table's owner makes of our statement,
+ * can confirm with it what the permission names and nothing else: the row that
+ * we are about to confirm.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/partition.h"
 #include "catalog/pg_type.h"
@@ -31,9 +42,11 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 
 #include "audit.h"
@@ -55,34 +68,50 @@ typedef struct Permission
 /* what a trigger's arguments mean in its table, found once in a statement */
 typedef struct Columns
 {
-	AttrNumber	id;
-	AttrNumber	status;
-	bool		status_is_text;
-	FmgrInfo	status_output;	/* of another type */
+	AttrNumber	id;				/* InvalidAttrNumber: there is none */
+	AttrNumber	status;			/* likewise */
+	bool		by_value;		/* of the status */
+	int16		length;
+	Oid			type;			/* that of a domain is what it is over */
+	FmgrInfo	output;
 } Columns;
-
-/* a status, as far as it can be one that is known */
-typedef struct StatusText
-{
-	char text[	NAMEDATALEN];
-} StatusText;
 
 /* a row that was changed */
 typedef struct Guarded
 {
-	Trigger    *trigger;
-	Relation	relation;
+	const TriggerData *data;
+	char	  **args;			/* see GuardArg */
 	const Columns *columns;
 	TupleTableSlot *row;		/* as it is now */
 	bool		is_new;
-	StatusText	from_status;
-	StatusText	to_status;
+	const char *from_status;	/* where it is not */
+	const char *to_status;
 } Guarded;
+
+/* a row of a partitioned table that was deleted, or left for elsewhere */
+typedef struct Departure
+{
+	CommandId	command;		/* InvalidCommandId: there is none */
+	Oid			root;
+	pg_uuid_t	id;
+	char		status[NAMEDATALEN];
+} Departure;
+
+/* a call of cusown_override() */
+typedef struct Override
+{
+	struct Override *next;
+	NameData	app_schema;
+	SubTransactionId subtransaction;	/* invalid once that is rolled back */
+} Override;
 
 static Permission permission = {false};
 
-/* the subtransaction in which cusown_override() was called, or none */
-static SubTransactionId override = InvalidSubTransactionId;
+/* the last one; rows that move arrive before the next one leaves */
+static Departure departure = {InvalidCommandId};
+
+/* of this transaction, in its memory */
+static Override *overrides = NULL;
 
 PG_FUNCTION_INFO_V1(cusown_guard_trigger);
 PG_FUNCTION_INFO_V1(cusown_override);
@@ -124,6 +153,14 @@ guard_execute(Binding *binding, const char *relation, const pg_uuid_t *id,
 	return rows;
 }
 
+static Oid
+root_of(Relation relation)
+{
+	return relation->rd_rel->relispartition ?
+		llast_oid(get_partition_ancestors(RelationGetRelid(relation))) :
+		RelationGetRelid(relation);
+}
+
 static bool
 is_or_is_part_of(Relation relation, Oid relid)
 {
@@ -133,117 +170,211 @@ is_or_is_part_of(Relation relation, Oid relid)
 						 relid));
 }
 
+/* false where a row has none that could be known */
+static bool
+read_id(const Columns *columns, TupleTableSlot *row, pg_uuid_t *id)
+{
+	bool		isnull = true;
+	Datum		datum = columns->id == InvalidAttrNumber ? (Datum) 0 :
+		slot_getattr(row, columns->id, &isnull);
+
+	if (!isnull)
+		*id = *DatumGetUUIDP(datum);
+	return !isnull;
+}
+
+static bool
+is_id(const Guarded *guarded, const pg_uuid_t *id)
+{
+	pg_uuid_t	mine;
+
+	return read_id(guarded->columns, guarded->row, &mine) &&
+		memcmp(&mine, id, sizeof(mine)) == 0;
+}
+
 static bool
 is_permitted(const Guarded *guarded)
 {
-	bool		isnull;
-	Datum		id;
-
-	if (!permission.is_given ||
-		permission.subtransaction != GetCurrentSubTransactionId() ||
-		permission.trigger_depth + 1 != trigger_depth() ||
-		!is_or_is_part_of(guarded->relation, permission.relid))
-		return false;
-	id = slot_getattr(guarded->row, guarded->columns->id, &isnull);
-	return !isnull &&
-		memcmp(DatumGetUUIDP(id), &permission.id, sizeof(pg_uuid_t)) == 0;
+	return permission.is_given &&
+		permission.subtransaction == GetCurrentSubTransactionId() &&
+		permission.trigger_depth + 1 == trigger_depth() &&
+		is_or_is_part_of(guarded->data->tg_relation, permission.relid) &&
+		is_id(guarded, &permission.id);
 }
 
-/* ---------- the trigger ---------- */
+static bool
+is_overridden(const char *app_schema)
+{
+	for (const Override *one = overrides; one != NULL; one = one->next)
+	{
+		if (one->subtransaction != InvalidSubTransactionId &&
+			strcmp(NameStr(one->app_schema), app_schema) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* ---------- the columns ---------- */
+
+/* WARNING, where the guard is only to tell */
+static int
+severity(char **args)
+{
+	return strcmp(args[GUARD_MODE], GUARD_WARN) == 0 ? WARNING : ERROR;
+}
 
 static AttrNumber
-column_named(const TriggerData *data, GuardArg arg)
+column_named(TupleDesc desc, const char *name)
 {
-	const char *name = data->tg_trigger->tgargs[arg];
-	int			number = SPI_fnumber(RelationGetDescr(data->tg_relation), name);
+	int			number = SPI_fnumber(desc, name);
 
-	if (number <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_CUSOWN_NOT_ATTACHED),
-				 errmsg("column \"%s\" of table \"%s\", which cusown_ops guards, does not exist",
-						name, RelationGetRelationName(data->tg_relation)),
-				 errhint("Attach the application again, then run cusown_guard().")));
-	return (AttrNumber) number;
+	return number > 0 ? (AttrNumber) number : InvalidAttrNumber;
 }
 
-/* the server keeps flinfo for each table of a statement */
-static const Columns *
-columns_of(FmgrInfo *flinfo, const TriggerData *data)
+/* nobody can say any more what changes there */
+static void
+status_is_gone(const TriggerData *data)
 {
-	Columns    *columns = flinfo->fn_extra;
-	Oid			type;
+	char	  **args = data->tg_trigger->tgargs;
+	char	   *app_schema = quote_literal_cstr(args[GUARD_APP_SCHEMA]);
+
+	ereport(severity(args),
+			(errcode(ERRCODE_CUSOWN_NOT_ATTACHED),
+			 errmsg("column \"%s\" of table \"%s\", which cusown_ops guards, does not exist",
+					args[GUARD_STATUS_COLUMN],
+					RelationGetRelationName(data->tg_relation)),
+			 errhint("The table's owner calls cusown_attach(%s) with a mapping that names the column, or cusown_guard('off', %s).",
+					 app_schema, app_schema)));
+}
+
+static void
+find_status(Columns *columns, TupleDesc desc, MemoryContext context)
+{
+	Form_pg_attribute attribute = TupleDescAttr(desc, columns->status - 1);
 	Oid			output;
 	bool		is_varlena;
 
-	if (columns != NULL)
-		return columns;
-	columns = MemoryContextAllocZero(flinfo->fn_mcxt, sizeof(Columns));
-	columns->id = column_named(data, GUARD_ID_COLUMN);
-	columns->status = column_named(data, GUARD_STATUS_COLUMN);
-	type = getBaseType(TupleDescAttr(RelationGetDescr(data->tg_relation),
-									 columns->status - 1)->atttypid);
-	columns->status_is_text = type == TEXTOID || type == VARCHAROID;
-	getTypeOutputInfo(type, &output, &is_varlena);
-	fmgr_info_cxt(output, &columns->status_output, flinfo->fn_mcxt);
+	columns->by_value = attribute->attbyval;
+	columns->length = attribute->attlen;
+	columns->type = getBaseType(attribute->atttypid);
+	getTypeOutputInfo(columns->type, &output, &is_varlena);
+	fmgr_info_cxt(output, &columns->output, context);
+}
+
+/*
+ * The server keeps flinfo for each table of a statement, and lets nobody change
+ * that table meanwhile.
+ */
+static const Columns *
+columns_of(FmgrInfo *flinfo, const TriggerData *data)
+{
+	TupleDesc	desc = RelationGetDescr(data->tg_relation);
+	char	  **args = data->tg_trigger->tgargs;
+	Columns    *columns = MemoryContextAllocZero(flinfo->fn_mcxt,
+												 sizeof(Columns));
+
+	columns->id = column_named(desc, args[GUARD_ID_COLUMN]);
+	if (columns->id != InvalidAttrNumber &&
+		getBaseType(TupleDescAttr(desc, columns->id - 1)->atttypid) != UUIDOID)
+		columns->id = InvalidAttrNumber;
+	columns->status = column_named(desc, args[GUARD_STATUS_COLUMN]);
+	if (columns->status == InvalidAttrNumber)
+		status_is_gone(data);
+	else
+		find_status(columns, desc, flinfo->fn_mcxt);
 	flinfo->fn_extra = columns;
 	return columns;
 }
 
-static void
-read_status(const Columns *columns, TupleTableSlot *row, StatusText *status)
+/* null is as good as empty: neither is a status */
+static const char *
+read_status(const Columns *columns, TupleTableSlot *row)
 {
 	bool		isnull;
 	Datum		datum = slot_getattr(row, columns->status, &isnull);
+	char	   *status;
 
 	if (isnull)
-		status->text[0] = '\0';
-	else if (columns->status_is_text)
-		text_to_cstring_buffer(DatumGetTextPP(datum), status->text,
-							   sizeof(status->text));
-	else
-		strlcpy(status->text,
-				OutputFunctionCall(unconstify(FmgrInfo *, &columns->status_output),
-								   datum),
-				sizeof(status->text));
+		return "";
+	if (columns->type == TEXTOID || columns->type == VARCHAROID)
+		return TextDatumGetCString(datum);
+	status = OutputFunctionCall(unconstify(FmgrInfo *, &columns->output), datum);
+	/* blanks at the end mean nothing there */
+	if (columns->type == BPCHAROID)
+		status[bpchartruelen(status, strlen(status))] = '\0';
+	return status;
 }
+
+/* as stored: what is equal otherwise only costs a closer look */
+static bool
+status_stays(const TriggerData *data, const Columns *columns)
+{
+	bool		was_null;
+	bool		is_null;
+	Datum		was = slot_getattr(data->tg_trigslot, columns->status, &was_null);
+	Datum		is = slot_getattr(data->tg_newslot, columns->status, &is_null);
+
+	if (was_null || is_null)
+		return was_null == is_null;
+	return datumIsEqual(was, is, columns->by_value, columns->length);
+}
+
+/* ---------- rows that move ---------- */
+
+static void
+note_departure(const TriggerData *data, const Columns *columns)
+{
+	departure.command = InvalidCommandId;
+	if (!read_id(columns, data->tg_trigslot, &departure.id))
+		return;
+	strlcpy(departure.status, read_status(columns, data->tg_trigslot),
+			sizeof(departure.status));
+	departure.root = root_of(data->tg_relation);
+	departure.command = HeapTupleHeaderGetCmax(data->tg_trigtuple->t_data);
+}
+
+/* whether a row that is inserted takes the place of one deleted by this command */
+static bool
+has_departed(const Guarded *guarded)
+{
+	return departure.command != InvalidCommandId &&
+		departure.command ==
+		HeapTupleHeaderGetCmin(guarded->data->tg_trigtuple->t_data) &&
+		departure.root == root_of(guarded->data->tg_relation) &&
+		is_id(guarded, &departure.id);
+}
+
+/* ---------- the trigger ---------- */
 
 static char *
 id_of(const Guarded *guarded)
 {
-	bool		isnull;
-	Datum		id = slot_getattr(guarded->row, guarded->columns->id, &isnull);
+	pg_uuid_t	id;
 
-	return isnull ? pstrdup("without an id") :
-		DatumGetCString(DirectFunctionCall1(uuid_out, id));
-}
-
-/* WARNING, where the guard is only to tell */
-static int
-severity(const Guarded *guarded)
-{
-	return strcmp(guarded->trigger->tgargs[GUARD_MODE], GUARD_WARN) == 0 ?
-		WARNING : ERROR;
+	return read_id(guarded->columns, guarded->row, &id) ?
+		DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&id))) :
+		pstrdup("without an id");
 }
 
 static void
 refuse_transition(const Guarded *guarded)
 {
-	ereport(severity(guarded),
+	ereport(severity(guarded->args),
 			(errcode(ERRCODE_CUSOWN_TRANSITION),
 			 errmsg("%s %s must not go from status \"%s\" to \"%s\"",
-					guarded->trigger->tgargs[GUARD_MACHINE], id_of(guarded),
-					guarded->from_status.text, guarded->to_status.text),
+					guarded->args[GUARD_MACHINE], id_of(guarded),
+					guarded->from_status, guarded->to_status),
 			 errhint("The view cusown_ops.state_machine shows what is allowed; an owner adds to it in cusown_ops.state_transition.")));
 }
 
 static void
 refuse_stranger(const Guarded *guarded)
 {
-	ereport(severity(guarded),
+	ereport(severity(guarded->args),
 			(errcode(ERRCODE_CUSOWN_GUARDED),
 			 errmsg("%s %s must not become %s by this statement",
-					guarded->trigger->tgargs[GUARD_MACHINE], id_of(guarded),
-					guarded->to_status.text),
+					guarded->args[GUARD_MACHINE], id_of(guarded),
+					guarded->to_status),
 			 errhint("Call cusown_confirm_booking(), which looks who else stands on the slot.")));
 }
 
@@ -251,12 +382,12 @@ refuse_stranger(const Guarded *guarded)
 static void
 judge(const Guarded *guarded)
 {
-	char	  **args = guarded->trigger->tgargs;
-	const char *from = guarded->from_status.text;
-	const char *to = guarded->to_status.text;
+	char	  **args = guarded->args;
+	const char *from = guarded->from_status;
+	const char *to = guarded->to_status;
 
 	if ((!guarded->is_new && strcmp(from, to) == 0) ||
-		override != InvalidSubTransactionId)
+		is_overridden(args[GUARD_APP_SCHEMA]))
 		return;
 	if (!guarded->is_new &&
 		!state_machine_has(args[GUARD_APP_SCHEMA], args[GUARD_MACHINE], from, to))
@@ -267,64 +398,102 @@ judge(const Guarded *guarded)
 		refuse_stranger(guarded);
 }
 
+static void
+look_closer(const TriggerData *data, const Columns *columns)
+{
+	Guarded		guarded;
+
+	guarded.data = data;
+	guarded.args = data->tg_trigger->tgargs;
+	guarded.columns = columns;
+	guarded.is_new = TRIGGER_FIRED_BY_INSERT(data->tg_event);
+	guarded.row = guarded.is_new ? data->tg_trigslot : data->tg_newslot;
+	guarded.to_status = read_status(columns, guarded.row);
+	if (!guarded.is_new)
+		guarded.from_status = read_status(columns, data->tg_trigslot);
+	else if (has_departed(&guarded))
+	{
+		guarded.from_status = departure.status;
+		guarded.is_new = false;
+	}
+	judge(&guarded);
+}
+
 /*
  * cusown_ops.guard() RETURNS trigger
  *
  * Arguments: see GuardArg.  Errors: UO003 the state machine has no such
- * transition; UO007 confirmed otherwise than by our functions.
+ * transition; UO007 confirmed otherwise than by our functions; UO001 the
+ * column does not exist.
  */
 Datum
 cusown_guard_trigger(PG_FUNCTION_ARGS)
 {
 	TriggerData *data = (TriggerData *) fcinfo->context;
-	Guarded		guarded;
+	const Columns *columns;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(data->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(data->tg_event) ||
-		TRIGGER_FIRED_BY_DELETE(data->tg_event) ||
 		data->tg_trigger->tgnargs != GUARD_NARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("cusown_ops.guard() is made a trigger by cusown_guard() only")));
-	guarded.trigger = data->tg_trigger;
-	guarded.relation = data->tg_relation;
-	guarded.columns = columns_of(fcinfo->flinfo, data);
-	guarded.is_new = TRIGGER_FIRED_BY_INSERT(data->tg_event);
-	guarded.row = guarded.is_new ? data->tg_trigslot : data->tg_newslot;
-	if (!guarded.is_new)
-		read_status(guarded.columns, data->tg_trigslot, &guarded.from_status);
-	read_status(guarded.columns, guarded.row, &guarded.to_status);
-	judge(&guarded);
+	columns = fcinfo->flinfo->fn_extra;
+	if (columns == NULL)
+		columns = columns_of(fcinfo->flinfo, data);
+	if (columns->status == InvalidAttrNumber)
+		return PointerGetDatum(NULL);
+	if (TRIGGER_FIRED_BY_DELETE(data->tg_event))
+		note_departure(data, columns);
+	else if (!TRIGGER_FIRED_BY_UPDATE(data->tg_event) ||
+			 !status_stays(data, columns))
+		look_closer(data, columns);
 	return PointerGetDatum(NULL);
 }
 
 /* ---------- who is let pass all the same ---------- */
 
 static void
-end_override(XactEvent event, void *arg)
+add_override(const char *app_schema)
 {
-	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_COMMIT ||
-		event == XACT_EVENT_PREPARE)
-		override = InvalidSubTransactionId;
+	Override   *one = MemoryContextAllocZero(TopTransactionContext,
+											 sizeof(Override));
+
+	namestrcpy(&one->app_schema, app_schema);
+	one->subtransaction = GetCurrentSubTransactionId();
+	one->next = overrides;
+	overrides = one;
 }
 
 static void
-move_override(SubXactEvent event, SubTransactionId mine,
-			  SubTransactionId parent, void *arg)
+end_transaction(XactEvent event, void *arg)
 {
-	if (override == InvalidSubTransactionId || override != mine)
+	if (event != XACT_EVENT_ABORT && event != XACT_EVENT_COMMIT &&
+		event != XACT_EVENT_PREPARE)
 		return;
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		override = InvalidSubTransactionId;
-	else if (event == SUBXACT_EVENT_COMMIT_SUB)
-		override = parent;
+	overrides = NULL;
+	departure.command = InvalidCommandId;
+}
+
+static void
+end_subtransaction(SubXactEvent event, SubTransactionId mine,
+				   SubTransactionId parent, void *arg)
+{
+	if (event != SUBXACT_EVENT_ABORT_SUB && event != SUBXACT_EVENT_COMMIT_SUB)
+		return;
+	for (Override *one = overrides; one != NULL; one = one->next)
+	{
+		if (one->subtransaction == mine)
+			one->subtransaction = event == SUBXACT_EVENT_ABORT_SUB ?
+				InvalidSubTransactionId : parent;
+	}
 }
 
 void
 guard_init(void)
 {
-	RegisterXactCallback(end_override, NULL);
-	RegisterSubXactCallback(move_override, NULL);
+	RegisterXactCallback(end_transaction, NULL);
+	RegisterSubXactCallback(end_subtransaction, NULL);
 }
 
 static const char *const relations_audited[] = {"audit_logs", NULL};
@@ -343,13 +512,14 @@ override_body(void *state)
 	appendStringInfoChar(&metadata, '}');
 	audit_write_severe(binding, "data_corrected", "warning", "system", NULL,
 					   metadata.data, "guard overridden for one transaction");
+	add_override(binding->app_schema);
 }
 
 /*
  * cusown_override(reason text) RETURNS void
  *
- * Lets pass, to the end of this transaction, what a guard would refuse, and
- * writes an audit row data_corrected with the reason.
+ * Lets pass, to the end of this transaction, what a guard of this application
+ * would refuse, and writes an audit row data_corrected with the reason.
  *
  * Errors: 22023 empty reason; UO001; 22004; 25006; 0A000.
  */
@@ -366,7 +536,5 @@ cusown_override(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("reason must not be empty")));
 	verb_run(override_body, reason, false);
-	if (override == InvalidSubTransactionId)
-		override = GetCurrentSubTransactionId();
 	PG_RETURN_VOID();
 }

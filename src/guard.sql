@@ -23,9 +23,11 @@ COMMENT ON FUNCTION @extschema@.cusown_guard(text, name) IS
 'Sets how the statuses of an application''s bookings are guarded by triggers on their table, and shows it.
 mode: off; warn (a WARNING for what the other modes refuse); transitions (changes of status that the state machine does not have are UO003, whoever asks); functions (and a booking becomes confirmed through cusown_confirm_booking() only, else UO007); null: only show.
 app_schema: the attached application; null: the one that cusown_ops.app_schema chooses.
-Not guarded is what session_replication_role = replica writes, as a subscription does, and DELETE and TRUNCATE.
+The application may change the type of its status column and drop it. Where the column is renamed or gone, writes of the table are UO001 (mode warn: a WARNING for each statement) until cusown_attach() is told its name, which sets the guard anew, or the guard is off.
+A row that goes to another partition changes from the status that it had.
+Not guarded is what session_replication_role = replica writes, as a subscription does, DELETE and TRUNCATE, and tables that inherit from the bookings table without being its partitions.
 Errors: 22023 unknown mode; UO001 no application attached; 42501 the table belongs to another; 55P03 the table was in use for two seconds.
-Locks: ACCESS EXCLUSIVE on the bookings table, to the end of the transaction.
+Locks: none where the guard is as it should be; else ACCESS EXCLUSIVE on the bookings table (SHARE ROW EXCLUSIVE where it was not guarded), to the end of the transaction.
 Source: runbook Double Booking Alert, step 4.';
 
 CREATE FUNCTION @extschema@.cusown_override(reason text)
@@ -34,7 +36,7 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cusown_override';
 
 COMMENT ON FUNCTION @extschema@.cusown_override(text) IS
-'Lets pass, to the end of this transaction, what a guard would refuse; writes an audit row data_corrected with the reason.
+'Lets pass, to the end of this transaction, what the guard of the application that cusown_ops.app_schema chooses would refuse; writes an audit row data_corrected with the reason.
 reason: why it must be, for whoever reads the audit trail.
 Errors: 22023 empty reason; UO001 no application attached; 22004 reason is null; 25006 standby or read-only transaction; 0A000 not READ COMMITTED.
 Source: runbook Double Booking Alert, step 3.';

@@ -3,26 +3,27 @@
  * guard_install.c
  *	  Puts guards (guard.c) on an application's tables, and takes them off.
  *
- * A guard is two constraint triggers, one for INSERT and one for UPDATE, whose
- * WHEN conditions leave all rows alone of which it is plain that they may pass:
- * the server then does not even remember them for the statement's end, which
- * is most of what a trigger costs.  Its mode is one of
- * their arguments: it costs nothing to read, goes where the table goes, through
- * pg_dump too, and nothing else has to know it.  They depend on the extension, so
- * that DROP EXTENSION takes them along.
+ * A guard is one constraint trigger, without a WHEN condition and without a list
+ * of columns: the server would not let the application change the type of a column
+ * that is named there, or drop it.  Its mode is one of its arguments: it costs
+ * nothing to read, goes where the table goes, through pg_dump too, and nothing else
+ * has to know it.  Another mode is another trigger; what is as it should be is
+ * left alone, without a lock.  It depends on the extension, so that DROP EXTENSION
+ * takes it along.
  *
- * They are not ENABLE ALWAYS: a subscriber must not stop because of what its
+ * It is not ENABLE ALWAYS: a subscriber must not stop because of what its
  * publisher let pass.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "catalog/pg_class.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
-
+#include "utils/lsyscache.h"
 
 #include "ddl.h"
 #include "guard.h"
@@ -30,8 +31,7 @@
 #include "template.h"
 #include "verb.h"
 
-#define INSERT_TRIGGER "cusown_guard_insert"
-#define UPDATE_TRIGGER "cusown_guard_update"
+#define GUARD_TRIGGER "cusown_guard"
 
 /* a table that can be guarded */
 typedef struct GuardedTable
@@ -64,7 +64,8 @@ PG_FUNCTION_INFO_V1(cusown_guard);
 /* every trigger of ours, but for those of partitions */
 static const Template guard_triggers = {
 	"SELECT t.tgname::text AS name, n.nspname::text AS schema,"
-	" c.relname::text AS relation, t.tgargs AS args"
+	" c.relname::text AS relation, t.tgargs AS args,"
+	" t.tgenabled = ANY ('{O,A}') AS is_enabled"
 	" FROM pg_catalog.pg_trigger t"
 	" JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid"
 	" JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
@@ -82,6 +83,7 @@ typedef struct GuardTrigger
 	char	   *name;
 	char	   *table;			/* qualified, quoted */
 	const char *args[GUARD_NARGS];
+	bool		is_enabled;		/* not switched off by its owner */
 } GuardTrigger;
 
 /* false: somebody made it by hand, with other arguments */
@@ -118,6 +120,7 @@ find_triggers(const char *app_schema)
 		trigger->table =
 			quote_qualified_identifier(template_text(row, "schema"),
 									   template_text(row, "relation"));
+		trigger->is_enabled = template_bool(row, "is_enabled");
 		if (read_args(trigger, args) &&
 			strcmp(trigger->args[GUARD_APP_SCHEMA], app_schema) == 0)
 			triggers = lappend(triggers, trigger);
@@ -128,133 +131,152 @@ find_triggers(const char *app_schema)
 
 /* ---------- putting them on, taking them off ---------- */
 
+static void
+drop_trigger(GuardTrigger *trigger)
+{
+	ddl_execute(template_ddl("DROP TRIGGER %I ON %s", trigger->name,
+							 trigger->table));
+	trigger->is_enabled = false;
+}
+
+static void
+drop_triggers(List *triggers)
+{
+	ListCell   *lc;
+
+	foreach(lc, triggers)
+		drop_trigger(lfirst(lc));
+}
+
 /* takes an application's guards off, wherever they are */
 void
 guard_remove(const char *app_schema)
 {
-	ListCell   *lc;
+	drop_triggers(find_triggers(app_schema));
+}
 
-	foreach(lc, find_triggers(app_schema))
-	{
-		GuardTrigger *trigger = lfirst(lc);
+/* what there should be */
+static void
+want_trigger(const Binding *binding, const GuardedTable *guarded,
+			 const char *mode, GuardTrigger *wanted)
+{
+	const BoundRelation *relation = binding_relation(binding,
+													 guarded->relation);
 
-		ddl_execute(template_ddl("DROP TRIGGER %I ON %s", trigger->name,
-								 trigger->table));
-	}
+	wanted->name = GUARD_TRIGGER;
+	wanted->table = quote_qualified_identifier(relation->schema,
+											   relation->name);
+	wanted->args[GUARD_MACHINE] = guarded->machine;
+	wanted->args[GUARD_MODE] = mode;
+	wanted->args[GUARD_APP_SCHEMA] = binding->app_schema;
+	wanted->args[GUARD_ID_COLUMN] =
+		binding_column(binding, guarded->relation, "id")->column;
+	wanted->args[GUARD_STATUS_COLUMN] =
+		binding_column(binding, guarded->relation, "status")->column;
+	wanted->is_enabled = true;
+}
+
+static bool
+is_same(const GuardTrigger *one, const GuardTrigger *other)
+{
+	bool		same = one->is_enabled == other->is_enabled &&
+		strcmp(one->name, other->name) == 0 &&
+		strcmp(one->table, other->table) == 0;
+
+	for (int i = 0; i < GUARD_NARGS; i++)
+		same = same && strcmp(one->args[i], other->args[i]) == 0;
+	return same;
+}
+
+/* rows of a partitioned table can move, which is a DELETE and an INSERT */
+static const char *
+events(Oid relid)
+{
+	return get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ?
+		"INSERT OR DELETE OR UPDATE" : "INSERT OR UPDATE";
 }
 
 static void
-make_trigger(const char *name, const char *event, const char *condition,
-			 const char *table, const char *args)
+make_trigger(const GuardTrigger *wanted, Oid relid)
 {
+	StringInfoData args;
+
+	initStringInfo(&args);
+	for (int i = 0; i < GUARD_NARGS; i++)
+		appendStringInfo(&args, "%s%s", i > 0 ? ", " : "",
+						 quote_literal_cstr(wanted->args[i]));
 	ddl_execute(template_ddl("CREATE CONSTRAINT TRIGGER %I AFTER %s ON %s"
-							 " NOT DEFERRABLE FOR EACH ROW %s"
+							 " NOT DEFERRABLE FOR EACH ROW"
 							 " EXECUTE FUNCTION cusown_ops.guard(%s)",
-							 name, event, table, condition, args));
+							 wanted->name, events(relid), wanted->table,
+							 args.data));
 	ddl_execute(template_ddl("ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION cusown_ops",
-							 name, table));
-}
-
-/* that a status is one of ours, which is a literal of the column's own type */
-static char *
-status_is(const char *row, const char *column, const char *status)
-{
-	return template_ddl("%s.%I OPERATOR(pg_catalog.=) %s", row, column,
-						quote_literal_cstr(status));
-}
-
-/* in every mode of what confirms, our functions alone know more */
-static bool
-is_for_trigger(const char *mode, const char *to_status)
-{
-	return strcmp(mode, GUARD_TRANSITIONS) != 0 &&
-		strcmp(to_status, GUARDED_STATUS) == 0;
-}
-
-/*
- * An update is looked at unless its status stays, or changes as we ship it.  Null
- * is looked at.  What an owner has added is for the trigger: it may be taken back.
- */
-static char *
-update_condition(const GuardedTable *guarded, const char *mode,
-				 const char *column)
-{
-	StringInfoData condition;
-	const char *from;
-	const char *to;
-
-	initStringInfo(&condition);
-	appendStringInfoString(&condition,
-						   template_ddl("WHEN ((OLD.%I OPERATOR(pg_catalog.=) NEW.%I",
-										column, column));
-	for (int at = 0; state_machine_next(guarded->machine, &at, &from, &to);)
-	{
-		char	   *change = psprintf(" OR (%s AND %s)",
-									  status_is("OLD", column, from),
-									  status_is("NEW", column, to));
-
-		/* two events may lead the same way */
-		if (!is_for_trigger(mode, to) &&
-			strstr(condition.data, change) == NULL)
-			appendStringInfoString(&condition, change);
-	}
-	appendStringInfoString(&condition, ") IS NOT TRUE)");
-	return condition.data;
-}
-
-/* a row may be born in any status but that one */
-static char *
-insert_condition(const char *column)
-{
-	return psprintf("WHEN (%s)", status_is("NEW", column, GUARDED_STATUS));
+							 wanted->name, wanted->table));
 }
 
 static void
 guard_table(const Binding *binding, const GuardedTable *guarded,
-			const char *mode)
+			const char *mode, List *triggers)
 {
-	const BoundRelation *relation = binding_relation(binding,
-													 guarded->relation);
-	const char *id = binding_column(binding, guarded->relation, "id")->column;
-	const char *status = binding_column(binding, guarded->relation,
-										"status")->column;
-	const char *table = quote_qualified_identifier(relation->schema,
-												   relation->name);
-	char	   *args = psprintf("%s, %s, %s, %s, %s",
-								quote_literal_cstr(guarded->machine),
-								quote_literal_cstr(mode),
-								quote_literal_cstr(binding->app_schema),
-								quote_literal_cstr(id),
-								quote_literal_cstr(status));
+	GuardTrigger wanted;
+	bool		is_there = false;
+	ListCell   *lc;
 
-	make_trigger(INSERT_TRIGGER, "INSERT", insert_condition(status), table,
-				 args);
-	make_trigger(UPDATE_TRIGGER, "UPDATE",
-				 update_condition(guarded, mode, status), table, args);
+	want_trigger(binding, guarded, mode, &wanted);
+	foreach(lc, triggers)
+	{
+		GuardTrigger *trigger = lfirst(lc);
+
+		if (strcmp(trigger->args[GUARD_MACHINE], guarded->machine) != 0)
+			continue;
+		if (!is_there && is_same(trigger, &wanted))
+			is_there = true;
+		else
+			drop_trigger(trigger);
+	}
+	if (!is_there)
+		make_trigger(&wanted,
+					 binding_relation(binding, guarded->relation)->relid);
 }
 
 static void
-set_mode(const Binding *binding, const char *mode)
+guard_tables(const char *app_schema, const char *mode, List *triggers)
 {
-	guard_remove(binding->app_schema);
+	Binding    *binding = binding_use_schema(app_schema, relations_guarded);
+
 	for (int i = 0; i < lengthof(guarded_tables); i++)
-	{
-		if (strcmp(mode, GUARD_OFF) != 0)
-			guard_table(binding, &guarded_tables[i], mode);
-	}
+		guard_table(binding, &guarded_tables[i], mode, triggers);
+}
+
+/* an application that is guarded is attached anew: guards what is bound now */
+void
+guard_follow(const char *app_schema)
+{
+	List	   *triggers = find_triggers(app_schema);
+	GuardTrigger *first = triggers == NIL ? NULL : linitial(triggers);
+
+	if (first != NULL && first->is_enabled)
+		guard_tables(app_schema, first->args[GUARD_MODE], triggers);
 }
 
 /* ---------- the function ---------- */
 
-static void
-put_mode(GuardCall *call, const Binding *binding, const GuardedTable *guarded,
-		 List *triggers)
+/* a table that is not guarded, by its name as bound */
+static char *
+bound_table(const char *app_schema, const GuardedTable *guarded)
 {
+	Binding    *binding = binding_use_schema(app_schema, relations_guarded);
 	const BoundRelation *relation = binding_relation(binding,
 													 guarded->relation);
-	char	   *table = quote_qualified_identifier(relation->schema,
-												   relation->name);
+
+	return quote_qualified_identifier(relation->schema, relation->name);
+}
+
+static void
+put_mode(GuardCall *call, const GuardedTable *guarded, List *triggers)
+{
 	const char *mode = GUARD_OFF;
+	char	   *table = NULL;
 	Datum		values[4];
 	bool		nulls[4] = {false};
 	NameData	app_schema;
@@ -266,10 +288,13 @@ put_mode(GuardCall *call, const Binding *binding, const GuardedTable *guarded,
 
 		if (strcmp(trigger->args[GUARD_MACHINE], guarded->machine) != 0)
 			continue;
-		mode = trigger->args[GUARD_MODE];
 		table = trigger->table;
+		if (trigger->is_enabled)
+			mode = trigger->args[GUARD_MODE];
 	}
-	namestrcpy(&app_schema, binding->app_schema);
+	if (table == NULL)
+		table = bound_table(call->app_schema, guarded);
+	namestrcpy(&app_schema, call->app_schema);
 	values[0] = NameGetDatum(&app_schema);
 	values[1] = CStringGetTextDatum(guarded->machine);
 	values[2] = CStringGetTextDatum(table);
@@ -278,20 +303,29 @@ put_mode(GuardCall *call, const Binding *binding, const GuardedTable *guarded,
 						 values, nulls);
 }
 
+/*
+ * Taking guards off, and showing those that are there, must be possible also
+ * where the binding no longer resolves: this is the way out.
+ */
 static void
 guard_body(void *state)
 {
 	GuardCall  *call = state;
-	Binding    *binding = call->app_schema == NULL ?
-	binding_use(relations_guarded) :
-	binding_use_schema(call->app_schema, relations_guarded);
 	List	   *triggers;
 
-	if (call->mode != NULL)
-		set_mode(binding, call->mode);
-	triggers = find_triggers(binding->app_schema);
+	if (call->app_schema == NULL)
+		call->app_schema = pstrdup(binding_chosen_schema());
+	binding_check_attached(call->app_schema);
+	triggers = find_triggers(call->app_schema);
+	if (call->mode != NULL && strcmp(call->mode, GUARD_OFF) == 0)
+		drop_triggers(triggers);
+	else if (call->mode != NULL)
+	{
+		guard_tables(call->app_schema, call->mode, triggers);
+		triggers = find_triggers(call->app_schema);
+	}
 	for (int i = 0; i < lengthof(guarded_tables); i++)
-		put_mode(call, binding, &guarded_tables[i], triggers);
+		put_mode(call, &guarded_tables[i], triggers);
 }
 
 static const char *
@@ -319,7 +353,8 @@ mode_named(const char *name)
  * Errors: 22023 unknown mode; UO001; 42501 the table belongs to another; 55P03
  * the table is in use for longer than two seconds.
  *
- * Locks: ACCESS EXCLUSIVE on the table, to the end of the transaction.
+ * Locks, where something changes: SHARE ROW EXCLUSIVE on the table where it was
+ * not guarded, else ACCESS EXCLUSIVE; to the end of the transaction.
  *
  * Source: runbook "Double Booking Alert", step 4.
  */

@@ -160,35 +160,16 @@ is_added_by_any_event(const char *app_schema, const char *machine,
 	return found;
 }
 
-/* the next one that is shipped, from *at on, which is 0 at first */
-bool
-state_machine_next(const char *machine, int *at, const char **from_status,
-				   const char **to_status)
-{
-	while (*at < lengthof(shipped))
-	{
-		const Transition *one = &shipped[(*at)++];
-
-		if (strcmp(one->machine, machine) != 0)
-			continue;
-		*from_status = one->from_status;
-		*to_status = one->to_status;
-		return true;
-	}
-	return false;
-}
-
 /* whether any event leads from one status to the other */
 bool
 state_machine_has(const char *app_schema, const char *machine,
 				  const char *from_status, const char *to_status)
 {
-	const char *from;
-	const char *to;
-
-	for (int at = 0; state_machine_next(machine, &at, &from, &to);)
+	for (int i = 0; i < lengthof(shipped); i++)
 	{
-		if (strcmp(from, from_status) == 0 && strcmp(to, to_status) == 0)
+		if (strcmp(shipped[i].from_status, from_status) == 0 &&
+			strcmp(shipped[i].to_status, to_status) == 0 &&
+			strcmp(shipped[i].machine, machine) == 0)
 			return true;
 	}
 	return is_added_by_any_event(app_schema, machine, from_status, to_status);

@@ -12,7 +12,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main', []);
+my $node = new_node('main', [ allows_streaming => 'logical' ]);
 
 # A dump without the key that psql is locked with, which differs each time.
 sub dump_of
@@ -252,6 +252,86 @@ foreach my $database (qw(from_custom from_sql))
 			  SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'cusown%'}),
 		'0', "$database: the extension is dropped without CASCADE and takes it along");
 }
+
+# ---------- a plain owner's guarded tables, whole and their data only ----------
+
+$node->safe_psql('postgres',
+	'CREATE ROLE holder LOGIN; CREATE DATABASE owned; CREATE DATABASE elsewhere');
+foreach my $database (qw(owned elsewhere))
+{
+	$node->safe_psql($database,
+		qq{CREATE EXTENSION cusown_ops; GRANT CREATE ON DATABASE $database TO holder});
+}
+$node->safe_psql('owned',
+	"SET ROLE holder;\n" . include('app_minimal.sql') . q{
+	RESET ROLE;
+	SELECT count(*) FROM cusown_attach('shop', :'minimal_mapping');
+	SELECT cusown_grant('holder', 'operator') \gexec
+	INSERT INTO shop.time_slot (ref, state) SELECT md5('s' || n)::uuid, 'booked' FROM generate_series(1, 4) n;
+	INSERT INTO shop.reservation (ref, state, slot_ref)
+	SELECT md5('b' || n)::uuid, CASE WHEN n < 3 THEN 'confirmed' ELSE 'pending' END, md5('s' || n)::uuid
+	  FROM generate_series(1, 4) n;
+	SET ROLE holder;
+	SELECT cusown_guard('functions');
+});
+my $bookings = q{SELECT ref, state FROM shop.reservation ORDER BY ref};
+my $held = $node->safe_psql('owned', $bookings);
+my @as_holder = ('-U', 'holder');
+my @restore = ('pg_restore', '--exit-on-error');
+
+$node->command_ok(
+	[ 'pg_dump', @as_holder, '-Fc', '-n', 'shop', '-f', "$file.shop", 'owned' ],
+	'a plain owner dumps the guarded tables');
+$node->command_fails_like(
+	[ @restore, @as_holder, '-1', '-d', 'elsewhere', "$file.shop" ],
+	qr/permission denied for schema cusown_ops/,
+	'who may not use the guard cannot restore it');
+$node->safe_psql('elsewhere', q{SELECT cusown_grant('holder', 'operator')});
+$node->command_ok(
+	[ @restore, @as_holder, '-1', '-d', 'elsewhere', "$file.shop" ],
+	'with the profile operator a plain owner can');
+is($node->safe_psql('elsewhere', $bookings),
+	$held, 'confirmed bookings come before the guard');
+like(
+	error_of($node, 'elsewhere', q{UPDATE shop.reservation SET state = 'confirmed' WHERE state = 'pending'}),
+	qr/^UO007 /, 'which is on, whether or not the application is attached');
+
+my @data_only = (@restore, '--data-only', '-1', '-t', 'reservation');
+my $empty = q{TRUNCATE shop.reservation CASCADE};
+
+$node->safe_psql('owned', $empty);
+$node->command_fails_like(
+	[ @data_only, '-d', 'owned', "$file.shop" ],
+	qr/must not become confirmed by this statement/,
+	'confirmed bookings are not restored past a guard');
+$node->command_ok(
+	[ @data_only, '--disable-triggers', '-d', 'owned', "$file.shop" ],
+	'a superuser restores them with --disable-triggers');
+is($node->safe_psql('owned', $bookings), $held, 'they are all there');
+$node->safe_psql('owned', $empty);
+$node->safe_psql('owned', q{SET ROLE holder; SELECT cusown_guard('off')});
+$node->command_ok(
+	[ @data_only, @as_holder, '-d', 'owned', "$file.shop" ],
+	'a plain owner restores them with the guard off');
+$node->safe_psql('owned', q{SET ROLE holder; SELECT cusown_guard('functions')});
+is($node->safe_psql('owned', $bookings), $held, 'they are all there again');
+
+# ---------- a subscription ----------
+
+$node->safe_psql('owned',
+	q{CREATE PUBLICATION shop FOR TABLE shop.reservation;
+	  SELECT pg_create_logical_replication_slot('shop', 'pgoutput')});
+my $publisher = $node->connstr('owned');
+$node->safe_psql('elsewhere',
+	"CREATE SUBSCRIPTION shop CONNECTION \$\$$publisher\$\$ PUBLICATION shop
+	 WITH (copy_data = false, create_slot = false)");
+$node->safe_psql('owned', q{SELECT cusown_confirm_booking(md5('b3')::uuid)});
+$node->wait_for_catchup('shop');
+is( $node->safe_psql('elsewhere',
+		q{SELECT state FROM shop.reservation WHERE ref = md5('b3')::uuid}),
+	'confirmed',
+	'a guarded subscriber takes what its publisher let pass');
+$node->safe_psql('elsewhere', 'DROP SUBSCRIPTION shop');
 
 $node->stop;
 done_testing();
