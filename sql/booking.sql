@@ -281,6 +281,10 @@ SELECT * FROM cusown_reject_booking(b(21), b(99));
 SELECT * FROM cusown_undo_booking(b(21), b(99));
 UPDATE time_slot SET starts_at = now() - interval '2 h', ends_at = now() - interval '1 s' WHERE ref = id_of('a', 3);
 SELECT * FROM cusown_confirm_booking(b(31)); -- fails
+-- statuses that are null are none
+INSERT INTO charge (ref, reservation_ref) VALUES (b(902), b(21));
+SELECT * FROM cusown_confirm_booking(b(21), payment => b(902)); -- fails
+\echo :SQLSTATE
 -- a booking without a slot
 UPDATE reservation SET slot_ref = NULL WHERE ref = b(41);
 SELECT * FROM cusown_confirm_booking(b(41)); -- fails

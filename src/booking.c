@@ -374,6 +374,7 @@ static void
 use_payment(Call *call)
 {
 	pg_uuid_t	booking;
+	char	   *status;
 
 	if (call->payment == NULL)
 		return;
@@ -392,12 +393,13 @@ use_payment(Call *call)
 				(errcode(ERRCODE_CUSOWN_TRANSITION),
 				 errmsg("payment %s is not one of booking %s",
 						uuid_text(call->payment), uuid_text(&call->id))));
-	if (strcmp(template_text(0, "status"), "completed") != 0)
+	status = template_text(0, "status");
+	if (status == NULL || strcmp(status, "completed") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_TRANSITION),
 				 errmsg("payment %s is not completed, but %s",
 						uuid_text(call->payment),
-						template_text(0, "status"))));
+						status == NULL ? "without a status" : status)));
 	SPI_freetuptable(SPI_tuptable);
 }
 
