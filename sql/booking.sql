@@ -206,6 +206,11 @@ CALL add_case(15, 'reserved', '-5 min', 'pending', 'pending');
 SELECT from_status, to_status, slot_status FROM cusown_reject_booking(b(151));
 CALL add_case(16, 'booked', NULL, 'confirmed', 'pending');
 SELECT from_status, to_status, slot_status FROM cusown_cancel_booking(b(161), 'owner');
+-- but a hold on it that has not ended, which is the newest pending one's
+CALL add_case(20, 'booked', '5 min', 'confirmed', 'pending');
+SELECT from_status, to_status, slot_status FROM cusown_cancel_booking(b(201), 'owner');
+CALL add_case(21, 'booked', '5 min', 'confirmed', 'cancelled');
+SELECT from_status, to_status, slot_status FROM cusown_cancel_booking(b(211), 'owner');
 -- what a CHECK of the application forbids
 UPDATE bookings SET undo_used_at = now() WHERE id = b(162);
 SELECT * FROM cusown_cancel_booking(b(162), 'owner'); -- fails
@@ -259,6 +264,70 @@ SELECT * FROM cusown_confirm_booking(b(191)); -- fails
 \echo :SQLSTATE
 DROP TRIGGER drops ON audit_logs;
 SELECT count(*) FROM report(19);
+-- One that leaves the slot as it was is not, but nothing is told of the slot.
+CREATE TRIGGER drops BEFORE UPDATE ON slots FOR EACH ROW EXECUTE FUNCTION drop_change();
+SELECT from_status, to_status, slot_status, changed FROM cusown_confirm_booking(b(191));
+DROP TRIGGER drops ON slots;
+SELECT * FROM report(19);
+
+-- A unique index refuses: that of the slot says that it is taken, another one not.
+CALL add_case(22, 'available', NULL, 'pending');
+UPDATE bookings SET status = 'cancelled', cancelled_at = now() WHERE id = b(182);
+CREATE UNIQUE INDEX one ON bookings (slot_id) WHERE status = 'confirmed';
+CREATE FUNCTION insert_again() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO booking_app.bookings SELECT (jsonb_populate_record(NEW, jsonb_build_object('id', gen_random_uuid()) || TG_ARGV[0]::jsonb)).*;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER again AFTER UPDATE ON bookings FOR EACH ROW EXECUTE FUNCTION insert_again('{"booking_id": "AGAIN"}');
+SELECT * FROM cusown_confirm_booking(b(221)); -- fails
+\echo :SQLSTATE
+DROP TRIGGER again ON bookings;
+CREATE TRIGGER again AFTER UPDATE ON bookings FOR EACH ROW EXECUTE FUNCTION insert_again('{"status": "pending"}');
+SELECT * FROM cusown_confirm_booking(b(221)); -- fails
+\echo :SQLSTATE
+DROP TRIGGER again ON bookings;
+-- so does that of a partition
+CREATE TABLE parted (LIKE bookings INCLUDING DEFAULTS) PARTITION BY HASH (business_id);
+CREATE TABLE "parted 1" PARTITION OF parted FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+ALTER TABLE parted ADD PRIMARY KEY (id, business_id);
+CREATE UNIQUE INDEX ON parted (slot_id, business_id) WHERE status = 'confirmed';
+INSERT INTO parted SELECT * FROM bookings WHERE id = b(221);
+SELECT count(*) > 0 AS attached FROM cusown_attach('booking_app', '{"bookings": {"relation": "parted"}}');
+CREATE FUNCTION insert_parted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO booking_app.parted SELECT (jsonb_populate_record(NEW, jsonb_build_object('id', gen_random_uuid()))).*;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER again AFTER UPDATE ON parted FOR EACH ROW EXECUTE FUNCTION insert_parted();
+SELECT * FROM cusown_confirm_booking(b(221)); -- fails
+\echo :SQLSTATE
+DROP TRIGGER again ON parted;
+SELECT from_status, to_status, slot_status, changed FROM cusown_confirm_booking(b(221));
+
+-- Under row-level security a row that is hidden, or that may not be changed, is none.
+SELECT count(*) > 0 AS attached FROM cusown_attach('booking_app');
+CALL add_case(23, 'available', NULL, 'pending', 'pending', 'pending');
+CREATE ROLE regress_booking_blind;
+GRANT USAGE ON SCHEMA booking_app TO regress_booking_blind;
+GRANT ALL ON ALL TABLES IN SCHEMA booking_app TO regress_booking_blind;
+SELECT cusown_grant('regress_booking_blind', 'operator') \g /dev/null
+CREATE POLICY sees ON bookings FOR SELECT TO regress_booking_blind USING (id <> booking_app.b(231));
+CREATE POLICY changes ON bookings FOR UPDATE TO regress_booking_blind USING (id <> booking_app.b(232));
+CREATE POLICY does ON slots TO regress_booking_blind USING (true);
+CREATE POLICY does ON payments TO regress_booking_blind USING (true);
+CREATE POLICY does ON audit_logs TO regress_booking_blind USING (true);
+SET ROLE regress_booking_blind;
+SELECT * FROM cusown_confirm_booking(b(231)); -- fails
+\echo :SQLSTATE
+SELECT * FROM cusown_confirm_booking(b(232)); -- fails
+\echo :SQLSTATE
+SELECT from_status, to_status, slot_status, changed FROM cusown_confirm_booking(b(233));
+SELECT * FROM cusown_keep_booking(b(231)); -- fails
+\echo :SQLSTATE
+SELECT * FROM cusown_keep_booking(b(233)); -- fails
+\echo :SQLSTATE
+RESET ROLE;
 
 -- The same on the minimal schema.
 SET cusown_ops.app_schema = 'booking_shop';
@@ -285,6 +354,8 @@ SELECT * FROM cusown_confirm_booking(b(31)); -- fails
 INSERT INTO charge (ref, reservation_ref) VALUES (b(902), b(21));
 SELECT * FROM cusown_confirm_booking(b(21), payment => b(902)); -- fails
 \echo :SQLSTATE
+UPDATE reservation SET state = NULL WHERE ref = b(31);
+SELECT * FROM cusown_cancel_booking(b(31), 'owner'); -- fails
 -- a booking without a slot
 UPDATE reservation SET slot_ref = NULL WHERE ref = b(41);
 SELECT * FROM cusown_confirm_booking(b(41)); -- fails
@@ -303,3 +374,5 @@ ROLLBACK;
 \set ECHO none
 DROP SCHEMA booking_app, booking_shop CASCADE;
 DROP EXTENSION cusown_ops;
+DROP OWNED BY regress_booking_blind;
+DROP ROLE regress_booking_blind;

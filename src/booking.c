@@ -97,7 +97,8 @@ static const Template read_booking = {
 /*
  * The slot of the booking $1, which leaves the status $2, if it becomes free.
  * Of a slot that is booked without a confirmed booking, as after a reschedule,
- * any pending booking may be the one that it is booked for.
+ * any pending booking may be the one that it is booked for; of one that is held,
+ * too, the one that holds it.
  */
 static const Template slot_to_free = {
 	"SELECT s.{slots.id} AS id FROM {slots} s"
@@ -108,6 +109,7 @@ static const Template slot_to_free = {
 	" AND o.{bookings.status} = 'confirmed'"
 	" AND o.{bookings.id} <> b.{bookings.id})"
 	" AND (s.{slots.status} = 'booked' AND ($2 = 'confirmed'"
+	"[ AND (s.{slots.reserved_until} > pg_catalog.now()) IS NOT TRUE]"
 	" OR NOT EXISTS (SELECT FROM {bookings} o"
 	" WHERE o.{bookings.slot_id} = s.{slots.id}"
 	" AND o.{bookings.status} = 'pending'"
@@ -151,7 +153,9 @@ booking_not_allowed(const Call *call, const char *detail, const char *hint)
 			(errcode(ERRCODE_CUSOWN_TRANSITION),
 			 errmsg("cannot %.*s booking %s, which is %s",
 					(int) strcspn(call->verb, "_"), call->verb,
-					booking_uuid_text(&call->id), call->from_status.label),
+					booking_uuid_text(&call->id),
+					call->from_status.label[0] == '\0' ? "without a status" :
+					call->from_status.label),
 			 errdetail("%s", detail),
 			 hint != NULL ? errhint("%s", hint) : 0));
 }
@@ -199,19 +203,29 @@ lock_booking(Call *call)
 	bool		has_slot_id = find_slot_id(call, &slot_id);
 	Datum		values[2];
 	char		nulls[] = "  ";
+	bool		is_ours;
 
 	do
 	{
+		UuidList	locked = {0};
+		uint64		rows;
+
 		call->has_slot_id = has_slot_id;
 		call->slot_id = slot_id;
 		values[0] = UUIDPGetDatum(&call->id);
 		values[1] = UUIDPGetDatum(&call->slot_id);
 		nulls[1] = has_slot_id ? ' ' : 'n';
-		template_execute(call->binding, &lock_bookings, values, nulls, false);
+		rows = template_execute(call->binding, &lock_bookings, values, nulls,
+								false);
+		uuid_list_append_column(&locked, rows, "id");
 		SPI_freetuptable(SPI_tuptable);
+		is_ours = uuid_list_contains(&locked, &call->id);
 		has_slot_id = find_slot_id(call, &slot_id);
 	} while (!is_at(call, has_slot_id, &slot_id));
 
+	/* a policy may show a row that it does not let anybody change */
+	if (!is_ours)
+		booking_not_found(call);
 	if (!has_slot_id)
 		return;
 	if (booking_execute(call, &lock_slot, &slot_id) == 0)
@@ -378,7 +392,8 @@ record_changes(Call *call)
 	change_set(&changes[count++], "booking", &call->id,
 			   call->has_slot_id ? &call->slot_id : NULL,
 			   call->from_status.label, call->to_status.label);
-	if (call->changes_slot)
+	if (call->changes_slot &&
+		strcmp(call->slot_was.label, call->slot_status.label) != 0)
 		change_set(&changes[count++], "slot", &call->slot_id, &call->slot_id,
 				   call->slot_was.label, call->slot_status.label);
 	change_record(call->binding, call->verb, BOOKING_SOURCE, changes, count,

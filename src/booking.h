@@ -9,6 +9,7 @@
 #define CUSOWN_BOOKING_H
 
 #include "fmgr.h"
+#include "nodes/pg_list.h"
 #include "utils/elog.h"
 #include "utils/uuid.h"
 
@@ -67,6 +68,7 @@ struct Call
 	pg_uuid_t	confirmed;		/* another one that is confirmed on the slot */
 	bool		has_holder;
 	pg_uuid_t	holder;			/* whose hold on the slot has not ended */
+	List	   *one_confirmed;	/* the indexes of confirm.c, by name */
 	/* what was made of it */
 	bool		changes_slot;
 	bool		changed;

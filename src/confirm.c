@@ -13,11 +13,14 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 #include "appointment.h"
+#include "attach_index.h"
 #include "booking.h"
 #include "cusown_ops.h"
 #include "errors.h"
@@ -25,7 +28,8 @@
 
 PG_FUNCTION_INFO_V1(cusown_confirm_booking);
 
-pg_noreturn static void slot_taken(const Call *call, const char *by);
+pg_noreturn static void slot_taken(const Call *call, const char *by,
+								   const char *hint);
 
 static const Template lock_payment = {
 	"SELECT p.{payments.booking_id} AS booking_id,"
@@ -50,16 +54,22 @@ static const Template confirm = {
 };
 
 static void
-slot_taken(const Call *call, const char *by)
+slot_taken(const Call *call, const char *by, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_CUSOWN_SLOT_TAKEN),
 			 errmsg("slot %s is taken", booking_uuid_text(&call->slot_id)),
 			 errdetail("%s%s", by, !call->is_paid ? "" :
 					   " A completed payment of this booking is there."),
-			 call->is_paid ?
-			 errhint("Refund the payment or move the booking; the next run of expire_bookings puts it on the worklist as refund_due.") :
-			 errhint("Move the booking to another slot, or reject it.")));
+			 errhint("%s", hint)));
+}
+
+static void
+slot_confirmed(const Call *call, const char *by)
+{
+	slot_taken(call, by, call->is_paid ?
+			   "Refund the payment or move the booking; the next run of expire_bookings puts it on the worklist as refund_due." :
+			   "Move the booking to another slot, or reject it.");
 }
 
 static void
@@ -108,33 +118,71 @@ is_over(Call *call)
 	return over;
 }
 
+/*
+ * The indexes that keep a slot from having two, and those of partitions; also
+ * one that is still being built.  Before the change: after an error the catalog
+ * cannot be read.
+ */
+static void
+find_indexes(Call *call)
+{
+	List	   *names = attach_index_names(call->binding);
+	List	   *indexes = attach_index_serving(&attach_one_confirmed, names,
+											   true, true);
+	ListCell   *lc;
+	ListCell   *part;
+
+	indexes = list_concat(indexes,
+						  attach_index_serving(&attach_one_confirmed, names,
+											   false, true));
+	foreach(lc, indexes)
+	{
+		foreach(part, find_all_inheritors(lfirst_oid(lc), AccessShareLock, NULL))
+			call->one_confirmed = lappend(call->one_confirmed,
+										  attach_index_name(lfirst_oid(part)));
+	}
+}
+
 static void
 decide_to_confirm(Call *call)
 {
 	if (!call->has_slot)
 		booking_not_allowed(call, "Its slot does not exist.", NULL);
 	if (call->has_confirmed)
-		slot_taken(call, psprintf("Booking %s is confirmed on it.",
-								  booking_uuid_text(&call->confirmed)));
+		slot_confirmed(call, psprintf("Booking %s is confirmed on it.",
+									  booking_uuid_text(&call->confirmed)));
 	if (call->has_holder && !booking_is_holder(call))
 		slot_taken(call, psprintf("Booking %s holds it.",
-								  booking_uuid_text(&call->holder)));
+								  booking_uuid_text(&call->holder)),
+				   "Move the booking to another slot, or wait until the hold has ended.");
 	if (!cusown_confirm_past && is_over(call))
 		booking_not_allowed(call, "Its appointment is over.",
 							"A superuser may allow it by cusown_ops.confirm_past.");
 	call->changes_slot = strcmp(call->slot_was.label, "booked") != 0;
+	find_indexes(call);
 }
 
-/* the unique index says what we could not see: it is being confirmed elsewhere */
+/*
+ * Whether an index that keeps a slot from having two has refused it: what we
+ * could not see is being confirmed elsewhere.  Other indexes may be unique, too.
+ */
 static bool
 is_second_on_slot(const Call *call, const ErrorData *error)
 {
-	const BoundRelation *bookings = binding_relation(call->binding, "bookings");
+	const char *name;
+	ListCell   *lc;
 
-	return error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION &&
-		error->table_name != NULL && error->schema_name != NULL &&
-		strcmp(error->table_name, bookings->name) == 0 &&
-		strcmp(error->schema_name, bookings->schema) == 0;
+	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION ||
+		error->schema_name == NULL || error->constraint_name == NULL)
+		return false;
+	name = quote_qualified_identifier(error->schema_name,
+									  error->constraint_name);
+	foreach(lc, call->one_confirmed)
+	{
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	}
+	return false;
 }
 
 /* raises what it is, where it is that */
@@ -142,7 +190,8 @@ static void
 refused(const Call *call, const ErrorData *error)
 {
 	if (is_second_on_slot(call, error))
-		slot_taken(call, "Another booking on it was confirmed at the same time.");
+		slot_confirmed(call,
+					   "Another booking on it was confirmed at the same time.");
 }
 
 /*

@@ -189,7 +189,6 @@ put_row(const Resolve *resolve, const Contender *contender)
 static void
 begin(Resolve *resolve)
 {
-	resolve->binding = binding_use(relations_changed);
 	verb_check_row_security(resolve->binding, relations_changed);
 	state_machine_require(resolve->binding, MACHINE_BOOKING, "confirmed",
 						  "cancel", "cancelled");
@@ -216,6 +215,7 @@ resolve_body(void *state)
 {
 	Resolve    *resolve = state;
 
+	resolve->binding = binding_use(relations_changed);
 	begin(resolve);
 	find_slots(resolve);
 	lock_all(resolve);
@@ -326,15 +326,21 @@ was_moved(const Resolve *resolve)
 			 errhint("Call it again.")));
 }
 
+/*
+ * One booking is named: where a policy hides it, there is none.  But it is about
+ * all others on its slot: those that a policy hides would stay confirmed, and
+ * nobody be told.
+ */
 static void
 keep_body(void *state)
 {
 	Resolve    *resolve = state;
 	pg_uuid_t	slot;
 
-	begin(resolve);
+	resolve->binding = binding_use(relations_changed);
 	if (read_kept_booking(resolve, &resolve->slot))
 		uuid_list_append(&resolve->slots, &resolve->slot);
+	begin(resolve);
 	lock_all(resolve);
 	give_way_recheck(resolve->binding);
 	if (!read_kept_booking(resolve, &slot))
@@ -358,8 +364,9 @@ keep_body(void *state)
  * The decision by hand: keeps this confirmed booking, and cancels the other
  * confirmed ones on its slot.
  *
- * Errors: UO002 no such booking; UO003 it is not confirmed; 40001 it was moved
- * to another slot meanwhile; else those of cusown_resolve_double_bookings().
+ * Errors: UO002 no such booking, or row-level security hides it; UO003 it is not
+ * confirmed; 40001 it was moved to another slot meanwhile; else those of
+ * cusown_resolve_double_bookings().
  *
  * Locks: as cusown_resolve_double_bookings().
  *
