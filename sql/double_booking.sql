@@ -338,6 +338,12 @@ SELECT kind_, business_, slot FROM doubles(business => id_of('business', 2));
 -- no end of a hold is bound: nothing is said of it
 SELECT count(*) > 0 AS attached FROM cusown_attach('double_shop', (:'minimal_mapping')::jsonb #- '{slots,columns,reserved_until}');
 SELECT slot, finding FROM doubles('slot_state');
+-- what has no id is left out
+ALTER TABLE double_shop.time_slot DROP CONSTRAINT time_slot_pkey CASCADE, ALTER ref DROP NOT NULL;
+ALTER TABLE double_shop.reservation DROP CONSTRAINT reservation_pkey CASCADE, ALTER ref DROP NOT NULL;
+INSERT INTO double_shop.time_slot (state) VALUES ('booked'), ('reserved');
+INSERT INTO double_shop.reservation (state) VALUES ('confirmed'), ('confirmed');
+SELECT kind_, slot, bookings FROM doubles();
 RESET cusown_ops.app_schema;
 
 DROP SCHEMA double_app, double_shop CASCADE;

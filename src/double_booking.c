@@ -125,14 +125,17 @@ static const Template doubled_again = {
 	1, {UUIDARRAYOID}
 };
 
-/* slots in a state that their bookings contradict; $1 a business, or NULL */
+/*
+ * Slots in a state that their bookings contradict; $1 a business, or NULL.  What
+ * has no id cannot be named.
+ */
 #define SLOTS(condition) \
 	"SELECT s.{slots.id} AS id, ARRAY(SELECT b.{bookings.id} FROM {bookings} b" \
 	" WHERE b.{bookings.slot_id} = s.{slots.id}" \
 	" AND (b.{bookings.status} = 'confirmed') IS TRUE" \
 	" ORDER BY b.{bookings.id}) AS bookings" \
 	"[, s.{slots.business_id} AS business_id]" STARTS \
-	" FROM {slots} s WHERE " condition \
+	" FROM {slots} s WHERE s.{slots.id} IS NOT NULL AND " condition \
 	"[ AND ($1 IS NULL OR s.{slots.business_id} = $1)]" \
 	" ORDER BY s.{slots.id}"
 
