@@ -91,6 +91,13 @@ SELECT * FROM cusown_confirm_booking(b(42));
 CALL add_case(5, 'reserved', NULL, 'pending', 'pending');
 SELECT * FROM cusown_confirm_booking(b(51)); -- fails
 SELECT * FROM cusown_confirm_booking(b(52));
+-- of those that are equally new, or whose age nobody knows, the last by id
+CALL add_case(24, 'reserved', '1 min', 'pending', 'pending', 'pending');
+UPDATE bookings SET created_at = NULL WHERE id = b(243);
+SELECT * FROM cusown_confirm_booking(b(243)); -- fails
+UPDATE bookings SET created_at = now() WHERE id IN (b(241), b(242));
+SELECT * FROM cusown_confirm_booking(b(241)); -- fails
+SELECT changed FROM cusown_confirm_booking(b(242), dry_run => true);
 -- a slot that a reschedule has booked for a pending booking
 CALL add_case(6, 'booked', NULL, 'pending');
 SELECT * FROM cusown_confirm_booking(b(61));
@@ -356,6 +363,10 @@ SELECT * FROM cusown_confirm_booking(b(21), payment => b(902)); -- fails
 \echo :SQLSTATE
 UPDATE reservation SET state = NULL WHERE ref = b(31);
 SELECT * FROM cusown_cancel_booking(b(31), 'owner'); -- fails
+-- a slot whose status nobody knows is left alone
+UPDATE time_slot SET state = 'closed' WHERE ref = id_of('a', 2);
+SELECT * FROM cusown_confirm_booking(b(21)); -- fails
+\echo :SQLSTATE
 -- a booking without a slot
 UPDATE reservation SET slot_ref = NULL WHERE ref = b(41);
 SELECT * FROM cusown_confirm_booking(b(41)); -- fails

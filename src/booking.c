@@ -95,7 +95,8 @@ static const Template read_booking = {
 };
 
 /*
- * The slot of the booking $1, which leaves the status $2, if it becomes free.
+ * The slot of the booking $1, which leaves the status $2, if it becomes free; $3
+ * says that the booking holds it.
  * Of a slot that is booked without a confirmed booking, as after a reschedule,
  * any pending booking may be the one that it is booked for; of one that is held,
  * too, the one that holds it.
@@ -115,8 +116,7 @@ static const Template slot_to_free = {
 	" AND o.{bookings.status} = 'pending'"
 	" AND o.{bookings.id} <> b.{bookings.id}))"
 	" OR s.{slots.status} = 'reserved' AND ("
-	"[{?slots.reserved_until}s.{slots.reserved_until} <= pg_catalog.now() OR]"
-	" ($2 = 'pending' AND $3)))",
+	"[{?slots.reserved_until}s.{slots.reserved_until} <= pg_catalog.now() OR] $3))",
 	3, {UUIDOID, TEXTOID, BOOLOID}
 };
 
