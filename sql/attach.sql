@@ -809,6 +809,16 @@ ALTER TABLE audit_logs
 SELECT * FROM pg_temp.found;
 ALTER TABLE audit_logs DROP CONSTRAINT grave, DROP CONSTRAINT slight, DROP CONSTRAINT area,
   DROP CONSTRAINT area_value, DROP CONSTRAINT data, DROP CONSTRAINT no_data;
+-- who has done it: system, owner or customer
+ALTER TABLE audit_logs ADD actor_role text,
+  ADD CONSTRAINT roles CHECK (actor_role IN ('system', 'admin')),
+  ADD CONSTRAINT role_of_action CHECK (action <> 'booking_cancelled' OR actor_role <> 'customer'),
+  ADD CONSTRAINT no_cancelling CHECK (action <> 'booking_cancelled' AND actor_role IS NOT NULL);
+SELECT * FROM pg_temp.found;
+SELECT remedy FROM pg_temp.found WHERE attribute LIKE '%roles%'
+\gexec
+SELECT * FROM pg_temp.found;
+ALTER TABLE audit_logs DROP actor_role CASCADE;
 -- what is not known until a row is written, or not ours, is not asked
 ALTER TABLE audit_logs
   ADD CONSTRAINT random CHECK (action <> 'slot_booked' OR id IS NOT NULL),
