@@ -72,6 +72,15 @@ SELECT * FROM report(1);
 -- again: nothing
 SELECT * FROM cusown_confirm_booking(b(11), b(99));
 SELECT count(*) FROM report(1);
+-- whether or not a trigger says when a row was changed
+BEGIN;
+ALTER TABLE bookings DISABLE TRIGGER bookings_set_updated_at;
+UPDATE bookings SET updated_at = NULL WHERE id = b(11);
+UPDATE slots SET updated_at = NULL WHERE id = id_of('a', 1);
+SELECT changed FROM cusown_cancel_booking(b(11), 'owner');
+SELECT b.updated_at = now() AS booking, s.updated_at = now() AS slot
+FROM bookings b JOIN slots s ON s.id = b.slot_id WHERE b.id = b(11);
+ROLLBACK;
 -- long after the hold ended: on a slot that is free, whichever booking
 CALL add_case(2, 'available', NULL, 'pending', 'pending');
 SELECT * FROM cusown_confirm_booking(b(21), b(99));
@@ -135,10 +144,11 @@ SELECT from_status, to_status, changed FROM cusown_confirm_booking(b(81));
 RESET TimeZone;
 
 -- With a payment: it must be completed, and this booking's.
-CALL add_case(9, 'available', NULL, 'pending', 'pending');
+CALL add_case(9, 'available', NULL, 'pending', 'pending', 'cancelled');
 INSERT INTO payments (id, booking_id, provider, provider_payment_id, amount_cents, status)
 VALUES (b(901), b(91), 'razorpay', 'pay_1', 50000, 'processing'),
-       (b(902), b(92), 'razorpay', 'pay_2', 50000, 'completed');
+       (b(902), b(92), 'razorpay', 'pay_2', 50000, 'completed'),
+       (b(904), b(93), 'razorpay', 'pay_4', 50000, 'completed');
 SELECT * FROM cusown_confirm_booking(b(91), payment => b(901)); -- fails
 \echo :SQLSTATE
 SELECT * FROM cusown_confirm_booking(b(91), payment => b(902)); -- fails
@@ -250,6 +260,8 @@ SELECT log_audit_event('booking_confirmed', 'booking', b(181)) \g /dev/null
 SELECT from_status, to_status, slot_status FROM cusown_undo_booking(b(181), b(99));
 -- without an audit row nobody knows when
 SELECT * FROM cusown_undo_booking(b(182), b(99)); -- fails
+SELECT log_audit_event('booking_confirmed', 'system', b(182)) \g /dev/null
+SELECT * FROM cusown_undo_booking(b(182), b(99)); -- fails
 -- the latest row counts
 ALTER TABLE audit_logs DISABLE TRIGGER audit_logs_append_only;
 UPDATE audit_logs SET created_at = now() - interval '6 min'
@@ -289,6 +301,10 @@ END $$;
 CREATE TRIGGER again AFTER UPDATE ON bookings FOR EACH ROW EXECUTE FUNCTION insert_again('{"booking_id": "AGAIN"}');
 SELECT * FROM cusown_confirm_booking(b(221)); -- fails
 \echo :SQLSTATE
+-- also while it is being built
+UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'one'::regclass;
+SELECT * FROM cusown_confirm_booking(b(221)); -- fails
+UPDATE pg_index SET indisvalid = true WHERE indexrelid = 'one'::regclass;
 DROP TRIGGER again ON bookings;
 CREATE TRIGGER again AFTER UPDATE ON bookings FOR EACH ROW EXECUTE FUNCTION insert_again('{"status": "pending"}');
 SELECT * FROM cusown_confirm_booking(b(221)); -- fails
@@ -315,13 +331,19 @@ SELECT from_status, to_status, slot_status, changed FROM cusown_confirm_booking(
 -- Under row-level security a row that is hidden, or that may not be changed, is none.
 SELECT count(*) > 0 AS attached FROM cusown_attach('booking_app');
 CALL add_case(23, 'available', NULL, 'pending', 'pending', 'pending');
+CALL add_case(25, 'booked', '5 min', 'confirmed', 'pending');
+CALL add_case(26, 'reserved', '-5 min', 'confirmed', 'pending');
+CALL add_case(27, 'reserved', '-5 min', 'pending');
+CALL add_case(28, 'booked', NULL, 'confirmed');
+CALL add_case(29, 'available', NULL, 'pending');
+CALL add_case(30, 'booked', NULL, 'confirmed');
 CREATE ROLE regress_booking_blind;
 GRANT USAGE ON SCHEMA booking_app TO regress_booking_blind;
 GRANT ALL ON ALL TABLES IN SCHEMA booking_app TO regress_booking_blind;
 SELECT cusown_grant('regress_booking_blind', 'operator') \g /dev/null
 CREATE POLICY sees ON bookings FOR SELECT TO regress_booking_blind USING (id <> booking_app.b(231));
 CREATE POLICY changes ON bookings FOR UPDATE TO regress_booking_blind USING (id <> booking_app.b(232));
-CREATE POLICY does ON slots TO regress_booking_blind USING (true);
+CREATE POLICY not_all ON slots AS RESTRICTIVE TO regress_booking_blind USING (id <> booking_app.id_of('a', 19));
 CREATE POLICY does ON payments TO regress_booking_blind USING (true);
 CREATE POLICY does ON audit_logs TO regress_booking_blind USING (true);
 SET ROLE regress_booking_blind;
@@ -330,9 +352,23 @@ SELECT * FROM cusown_confirm_booking(b(231)); -- fails
 SELECT * FROM cusown_confirm_booking(b(232)); -- fails
 \echo :SQLSTATE
 SELECT from_status, to_status, slot_status, changed FROM cusown_confirm_booking(b(233));
+SELECT * FROM cusown_cancel_booking(b(191), 'owner'); -- fails
+\echo :SQLSTATE
+-- nor is it known who else is on the slot: a pending one leaves it as it is, a
+-- confirmed one knows by the index that no other is confirmed
+SELECT from_status, to_status, slot_status FROM cusown_cancel_booking(b(233), 'owner');
+SELECT from_status, to_status, slot_status FROM cusown_cancel_booking(b(251), 'owner');
+SELECT from_status, to_status, slot_status FROM cusown_cancel_booking(b(261), 'owner');
+SELECT from_status, to_status, slot_status FROM cusown_reject_booking(b(271));
+RESET ROLE;
+DROP INDEX one;
+SET ROLE regress_booking_blind;
+SELECT from_status, to_status, slot_status FROM cusown_cancel_booking(b(281), 'owner');
+SELECT * FROM cusown_confirm_booking(b(291)); -- fails
+\echo :SQLSTATE
 SELECT * FROM cusown_keep_booking(b(231)); -- fails
 \echo :SQLSTATE
-SELECT * FROM cusown_keep_booking(b(233)); -- fails
+SELECT * FROM cusown_keep_booking(b(301)); -- fails
 \echo :SQLSTATE
 RESET ROLE;
 

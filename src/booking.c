@@ -28,6 +28,7 @@
 #include "funcapi.h"
 #include "utils/builtins.h"
 
+#include "attach_index.h"
 #include "booking.h"
 #include "change.h"
 #include "errors.h"
@@ -96,7 +97,7 @@ static const Template read_booking = {
 
 /*
  * The slot of the booking $1, which leaves the status $2, if it becomes free; $3
- * says that the booking holds it.
+ * says that the booking holds it, $4 that no pending one is hidden.
  * Of a slot that is booked without a confirmed booking, as after a reschedule,
  * any pending booking may be the one that it is booked for; of one that is held,
  * too, the one that holds it.
@@ -111,13 +112,13 @@ static const Template slot_to_free = {
 	" AND o.{bookings.id} <> b.{bookings.id})"
 	" AND (s.{slots.status} = 'booked' AND ($2 = 'confirmed'"
 	"[ AND (s.{slots.reserved_until} > pg_catalog.now()) IS NOT TRUE]"
-	" OR NOT EXISTS (SELECT FROM {bookings} o"
+	" OR $4 AND NOT EXISTS (SELECT FROM {bookings} o"
 	" WHERE o.{bookings.slot_id} = s.{slots.id}"
 	" AND o.{bookings.status} = 'pending'"
 	" AND o.{bookings.id} <> b.{bookings.id}))"
 	" OR s.{slots.status} = 'reserved' AND ("
 	"[{?slots.reserved_until}s.{slots.reserved_until} <= pg_catalog.now() OR] $3))",
-	3, {UUIDOID, TEXTOID, BOOLOID}
+	4, {UUIDOID, TEXTOID, BOOLOID, BOOLOID}
 };
 
 static const Template read_result = {
@@ -273,19 +274,38 @@ booking_is_holder(const Call *call)
 
 /* ---------- decisions ---------- */
 
-/* also of a confirmed booking whose confirmation is undone */
+/*
+ * Whether it is known who else is confirmed on the slot: where row-level security
+ * may hide him, only an index that lets him be nobody tells.
+ */
+bool
+booking_knows_confirmed(const Call *call)
+{
+	return !verb_is_blinded(call->binding, "bookings") ||
+		attach_index_serving(&attach_one_confirmed,
+							 attach_index_names(call->binding), true, true) != NIL;
+}
+
+/*
+ * Also of a confirmed booking whose confirmation is undone.  A slot stays as it is
+ * where row-level security may hide who stands on it; beside a confirmed booking
+ * the index lets nobody else be confirmed.
+ */
 void
 booking_decide_to_leave(Call *call)
 {
-	Datum		values[3];
+	bool		is_blinded = verb_is_blinded(call->binding, "bookings");
+	bool		is_confirmed = strcmp(call->from_status.label, "confirmed") == 0;
+	Datum		values[4];
 
 	if (!call->has_slot ||
-		(strcmp(call->from_status.label, "pending") != 0 &&
-		 strcmp(call->from_status.label, "confirmed") != 0))
+		(!is_confirmed && strcmp(call->from_status.label, "pending") != 0) ||
+		(is_blinded && !(is_confirmed && booking_knows_confirmed(call))))
 		return;
 	values[0] = UUIDPGetDatum(&call->id);
 	values[1] = CStringGetTextDatum(call->from_status.label);
 	values[2] = BoolGetDatum(booking_is_holder(call));
+	values[3] = BoolGetDatum(!is_blinded);
 	call->changes_slot = template_execute(call->binding, &slot_to_free,
 										  values, NULL, false) > 0;
 	SPI_freetuptable(SPI_tuptable);

@@ -151,6 +151,12 @@ decide_to_confirm(Call *call)
 	if (call->has_confirmed)
 		slot_confirmed(call, psprintf("Booking %s is confirmed on it.",
 									  booking_uuid_text(&call->confirmed)));
+	if (!booking_knows_confirmed(call))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("row-level security may hide a confirmed booking on slot %s",
+						booking_uuid_text(&call->slot_id)),
+				 errhint("Build the index that cusown_install_constraints() gives, or call it as a role that has BYPASSRLS.")));
 	if (call->has_holder && !booking_is_holder(call))
 		slot_taken(call, psprintf("Booking %s holds it.",
 								  booking_uuid_text(&call->holder)),
@@ -205,7 +211,8 @@ refused(const Call *call, const ErrorData *error)
  *
  * Errors: UO004 the slot is taken by a confirmed booking, or held by another;
  * UO003 not pending, the appointment over, or a payment that is another's or not
- * completed; UO002 no such booking or payment; UO001; 22004; 25006; 0A000.
+ * completed; UO002 no such booking or payment; UO001; 22004; 25006; 0A000; 42501
+ * row-level security may hide a confirmed booking, and no index does without it.
  *
  * Locks: waits for the payment (FOR SHARE), the bookings on the slot and the
  * slot (FOR UPDATE).

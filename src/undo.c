@@ -68,8 +68,7 @@ decide_to_undo(Call *call)
 	if (at < GetCurrentTimestamp() - cusown_undo_window * USECS_PER_SEC)
 		booking_not_allowed(call, "That was decided longer ago than cusown_ops.undo_window.",
 							"Cancel it instead.");
-	if (is_confirmed)
-		booking_decide_to_leave(call);
+	booking_decide_to_leave(call);
 }
 
 /* what undoing means depends on what there is to undo */
