@@ -415,6 +415,12 @@ SELECT action_type, entity_type, short(entity_id) AS id, old_data, new_data, met
 SELECT verb, source, entity, short(entity_id) AS id, short(slot_id) AS slot, from_status, to_status FROM cusown_ops.change ORDER BY entity_id;
 SELECT * FROM cusown_repair_slots();
 SELECT short(slot_id) AS slot, finding FROM cusown_double_bookings('slot_state');
+-- without audit rows nothing is repaired
+CALL add_case(20, 'available', NULL, 'confirmed');
+CREATE TRIGGER no_audit BEFORE INSERT ON audit_logs FOR EACH ROW EXECUTE FUNCTION no_audit();
+SELECT * FROM cusown_repair_slots(); -- fails
+DROP TRIGGER no_audit ON audit_logs;
+SELECT short(slot_id) AS slot, action FROM cusown_repair_slots();
 -- a trigger refuses one
 CALL add_case(21, 'available', NULL, 'confirmed');
 CALL add_case(22, 'booked', NULL);
