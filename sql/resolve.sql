@@ -84,6 +84,8 @@ BEGIN
   CALL add_slot(2);
   CALL add_booking(4, 2, 5);
   CALL add_booking(5, 2, 4);
+  INSERT INTO audit_logs (action_type, entity_type, entity_id, created_at)
+  VALUES ('booking_confirmed', 'system', id_of('booking', 5), '2024-03-01');
   -- one of them is known, later than the other one was made
   CALL add_slot(3);
   CALL add_booking(6, 3, 1, 9);
@@ -220,6 +222,10 @@ BEGIN
     CALL add_booking(1000 + n, n, 2);
   END LOOP;
 END $$;
+-- what a CHECK refuses takes none
+UPDATE bookings SET undo_used_at = now() WHERE id > id_of('booking', 1000);
+SELECT action, reason, count(*) FROM resolved(dry_run => true) WHERE action <> 'kept' GROUP BY 1, 2 ORDER BY 1, 2;
+UPDATE bookings SET undo_used_at = NULL;
 INSERT INTO locked_by_owner SELECT id_of('booking', 1000 + n) FROM generate_series(1, 100) n;
 SELECT action, reason, count(*) FROM resolved() WHERE action <> 'kept' GROUP BY 1, 2 ORDER BY 1, 2;
 SELECT action, reason, count(*) FROM resolved() WHERE action <> 'kept' GROUP BY 1, 2 ORDER BY 1, 2;
