@@ -132,19 +132,13 @@ static const Template read_result = {
 
 /* ---------- what is refused ---------- */
 
-char *
-booking_uuid_text(const pg_uuid_t *id)
-{
-	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)));
-}
-
 static void
 booking_not_found(const Call *call)
 {
 	verb_check_visible(call->binding, "bookings", &call->id);
 	ereport(ERROR,
 			(errcode(ERRCODE_CUSOWN_NOT_FOUND),
-			 errmsg("booking %s does not exist", booking_uuid_text(&call->id))));
+			 errmsg("booking %s does not exist", verb_uuid_text(&call->id))));
 }
 
 void
@@ -154,7 +148,7 @@ booking_not_allowed(const Call *call, const char *detail, const char *hint)
 			(errcode(ERRCODE_CUSOWN_TRANSITION),
 			 errmsg("cannot %.*s booking %s, which is %s",
 					(int) strcspn(call->verb, "_"), call->verb,
-					booking_uuid_text(&call->id),
+					verb_uuid_text(&call->id),
 					call->from_status.label[0] == '\0' ? "without a status" :
 					call->from_status.label),
 			 errdetail("%s", detail),
@@ -359,7 +353,7 @@ refuse(const Call *call, ErrorData *error)
 	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
 		ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
 		error->detail = psprintf("Booking %s would become %s.",
-								 booking_uuid_text(&call->id),
+								 verb_uuid_text(&call->id),
 								 call->decision.to_status);
 	ReThrowError(error);
 }
@@ -395,7 +389,7 @@ check_result(const Call *call, uint64 audited)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 				 errmsg("booking %s was left in status \"%s\"",
-						booking_uuid_text(&call->id), call->to_status.label),
+						verb_uuid_text(&call->id), call->to_status.label),
 				 errhint("Look for a trigger on the bookings table that keeps rows from being changed.")));
 	audit_check(1 + (call->changes_slot &&
 					 strcmp(call->slot_status.label,

@@ -135,7 +135,6 @@ extern Datum booking_run(FunctionCallInfo fcinfo, Call *call,
 						 int dry_run_arg);
 extern uint64 booking_execute(Call *call, const Template *statement,
 							  const pg_uuid_t *id);
-extern char *booking_uuid_text(const pg_uuid_t *id);
 extern bool booking_is_holder(const Call *call);
 extern bool booking_knows_confirmed(const Call *call);
 extern void booking_decide_to_leave(Call *call);

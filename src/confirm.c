@@ -58,7 +58,7 @@ slot_taken(const Call *call, const char *by, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_CUSOWN_SLOT_TAKEN),
-			 errmsg("slot %s is taken", booking_uuid_text(&call->slot_id)),
+			 errmsg("slot %s is taken", verb_uuid_text(&call->slot_id)),
 			 errdetail("%s%s", by, !call->is_paid ? "" :
 					   " A completed payment of this booking is there."),
 			 errhint("%s", hint)));
@@ -87,20 +87,20 @@ use_payment(Call *call)
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_NOT_FOUND),
 				 errmsg("payment %s does not exist",
-						booking_uuid_text(call->payment))));
+						verb_uuid_text(call->payment))));
 	}
 	if (!template_uuid(0, "booking_id", &booking) ||
 		memcmp(&booking, &call->id, sizeof(pg_uuid_t)) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_TRANSITION),
 				 errmsg("payment %s is not one of booking %s",
-						booking_uuid_text(call->payment), booking_uuid_text(&call->id))));
+						verb_uuid_text(call->payment), verb_uuid_text(&call->id))));
 	status = template_text(0, "status");
 	if (status == NULL || strcmp(status, "completed") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_TRANSITION),
 				 errmsg("payment %s is not completed, but %s",
-						booking_uuid_text(call->payment),
+						verb_uuid_text(call->payment),
 						status == NULL ? "without a status" : status)));
 	SPI_freetuptable(SPI_tuptable);
 }
@@ -150,16 +150,16 @@ decide_to_confirm(Call *call)
 		booking_not_allowed(call, "Its slot does not exist.", NULL);
 	if (call->has_confirmed)
 		slot_confirmed(call, psprintf("Booking %s is confirmed on it.",
-									  booking_uuid_text(&call->confirmed)));
+									  verb_uuid_text(&call->confirmed)));
 	if (!booking_knows_confirmed(call))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("row-level security may hide a confirmed booking on slot %s",
-						booking_uuid_text(&call->slot_id)),
+						verb_uuid_text(&call->slot_id)),
 				 errhint("Build the index that cusown_install_constraints() gives, or call it as a role that has BYPASSRLS.")));
 	if (call->has_holder && !booking_is_holder(call))
 		slot_taken(call, psprintf("Booking %s holds it.",
-								  booking_uuid_text(&call->holder)),
+								  verb_uuid_text(&call->holder)),
 				   "Move the booking to another slot, or wait until the hold has ended.");
 	if (!cusown_confirm_past && is_over(call))
 		booking_not_allowed(call, "Its appointment is over.",

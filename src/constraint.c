@@ -116,8 +116,7 @@ report_contradicted(const Installation *installation)
 						 &slots);
 	for (int i = 0; i < slots.count; i++)
 	{
-		char	   *id = DatumGetCString(DirectFunctionCall1(uuid_out,
-															 UUIDPGetDatum(&slots.items[i])));
+		char	   *id = verb_uuid_text(&slots.items[i]);
 
 		CHECK_FOR_INTERRUPTS();
 		put_row(installation, "contradicted", NULL,

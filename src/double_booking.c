@@ -157,12 +157,6 @@ static const Template reserved_for_ever = {
 
 /* ---------- rows of the report ---------- */
 
-static const char *
-uuid_text(const pg_uuid_t *id)
-{
-	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)));
-}
-
 static void
 put_row(const Report *report, const ReportRow *row)
 {
@@ -188,7 +182,7 @@ static char *
 resolve_command(const char *kind, const pg_uuid_t *slot)
 {
 	return psprintf("SELECT * FROM cusown_resolve_double_bookings(%sslot => '%s');",
-					kind, uuid_text(slot));
+					kind, verb_uuid_text(slot));
 }
 
 /* when a slot begins: on the clock of its business, else in UTC */
@@ -350,7 +344,7 @@ end_hold_command(const Binding *binding, const pg_uuid_t *slot)
 						binding_column(binding, "slots",
 									   "reserved_until")->column,
 						binding_column(binding, "slots", "id")->column,
-						uuid_text(slot));
+						verb_uuid_text(slot));
 }
 
 /* TemplateRow */

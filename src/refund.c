@@ -12,10 +12,10 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "utils/builtins.h"
 
 #include "refund.h"
 #include "template.h"
+#include "verb.h"
 
 /* how many one run finds */
 #define FIND_LIMIT 500
@@ -81,8 +81,7 @@ char *
 refund_finding(const pg_uuid_t *payment)
 {
 	return psprintf("payment %s is completed",
-					DatumGetCString(DirectFunctionCall1(uuid_out,
-														UUIDPGetDatum(payment))));
+					verb_uuid_text(payment));
 }
 
 /*

@@ -120,9 +120,8 @@ no_such_slot(Resolve *resolve)
 	verb_check_visible(resolve->binding, "slots", &resolve->slot);
 	ereport(ERROR,
 			(errcode(ERRCODE_CUSOWN_NOT_FOUND),
-			 errmsg("slot \"%s\" does not exist",
-					DatumGetCString(DirectFunctionCall1(uuid_out,
-														UUIDPGetDatum(&resolve->slot))))));
+			 errmsg("slot %s does not exist",
+					verb_uuid_text(&resolve->slot))));
 }
 
 /* whose the slot is; raises where there is no such slot */
@@ -275,20 +274,13 @@ cusown_resolve_double_bookings(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-static const char *
-booking_text(const Resolve *resolve)
-{
-	return DatumGetCString(DirectFunctionCall1(uuid_out,
-											   UUIDPGetDatum(&resolve->booking)));
-}
-
 static void
 no_such_booking(const Resolve *resolve)
 {
 	verb_check_visible(resolve->binding, "bookings", &resolve->booking);
 	ereport(ERROR,
 			(errcode(ERRCODE_CUSOWN_NOT_FOUND),
-			 errmsg("booking \"%s\" does not exist", booking_text(resolve))));
+			 errmsg("booking %s does not exist", verb_uuid_text(&resolve->booking))));
 }
 
 /* its slot, if any; raises where it is not confirmed */
@@ -309,8 +301,8 @@ read_kept_booking(const Resolve *resolve, pg_uuid_t *slot)
 	if (status == NULL || strcmp(status, "confirmed") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_TRANSITION),
-				 errmsg("booking \"%s\" is %s, not confirmed",
-						booking_text(resolve),
+				 errmsg("booking %s is %s, not confirmed",
+						verb_uuid_text(&resolve->booking),
 						status == NULL ? "without a status" : status),
 				 errhint("Keep one of the confirmed bookings that cusown_double_bookings() shows.")));
 	return has_slot;
@@ -321,8 +313,8 @@ was_moved(const Resolve *resolve)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("booking \"%s\" was moved to another slot meanwhile",
-					booking_text(resolve)),
+			 errmsg("booking %s was moved to another slot meanwhile",
+					verb_uuid_text(&resolve->booking)),
 			 errhint("Call it again.")));
 }
 

@@ -57,6 +57,13 @@ verb_check_transaction(const char *verb)
 				 errhint("Call it under READ COMMITTED, where rows are read again after they were locked.")));
 }
 
+/* for messages */
+char *
+verb_uuid_text(const pg_uuid_t *id)
+{
+	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)));
+}
+
 /* whether row-level security may hide rows of a relation from this role */
 bool
 verb_is_blinded(const Binding *binding, const char *relation)
@@ -106,8 +113,7 @@ verb_check_visible(const Binding *binding, const char *relation,
 	ereport(ERROR,
 			(errcode(ERRCODE_CUSOWN_NOT_FOUND),
 			 errmsg("row %s of %s does not exist, or row-level security hides it",
-					DatumGetCString(DirectFunctionCall1(uuid_out,
-														UUIDPGetDatum(id))),
+					verb_uuid_text(id),
 					quote_qualified_identifier(bound->schema, bound->name))));
 }
 
