@@ -337,6 +337,11 @@ UPDATE double_shop.time_slot SET shop = id_of('business', 1);
 SELECT count(*) > 0 AS attached FROM cusown_attach('double_shop', jsonb_set(:'minimal_mapping',
   '{slots,columns,business_id}', '"shop"'));
 SELECT kind_, business_, slot, bookings, starts, finding FROM doubles();
+-- one that takes no time stands in nobody's way
+INSERT INTO double_shop.time_slot (ref, state, starts_at, ends_at, shop)
+VALUES (id_of('slot', 5), 'booked', '2024-05-01 10:40Z', '2024-05-01 10:40Z', id_of('business', 1));
+INSERT INTO double_shop.reservation (ref, state, slot_ref) VALUES (id_of('booking', 5), 'confirmed', id_of('slot', 5));
+SELECT kind_, slot, bookings FROM doubles('overlap');
 SELECT kind_, business_, slot FROM doubles(business => id_of('business', 1));
 SELECT kind_, business_, slot FROM doubles(business => id_of('business', 2));
 -- no end of a hold is bound: nothing is said of it

@@ -337,8 +337,6 @@ keep_body(void *state)
 	give_way_recheck(resolve->binding);
 	if (!read_kept_booking(resolve, &slot))
 		return;
-	if (memcmp(&slot, &resolve->slot, sizeof(pg_uuid_t)) != 0)
-		was_moved(resolve);
 	resolve->contenders = contender_of_slots(resolve->binding, resolve->policy,
 											 &resolve->slots, true,
 											 &resolve->locked);
