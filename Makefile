@@ -18,7 +18,9 @@ OBJS = \
 	src/audit.o \
 	src/binding.o \
 	src/booking.o \
+	src/cancel.o \
 	src/change.o \
+	src/confirm.o \
 	src/constraint.o \
 	src/contender.o \
 	src/cron.o \
@@ -53,6 +55,7 @@ OBJS = \
 	src/takeover.o \
 	src/template.o \
 	src/turn.o \
+	src/undo.o \
 	src/uuid_list.o \
 	src/verb.o \
 	src/visit.o \

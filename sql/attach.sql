@@ -520,7 +520,7 @@ BEGIN
   CREATE TYPE label AS ENUM
     ('pending', 'confirmed', 'rejected', 'cancelled', 'available', 'reserved',
      'booked', 'initiated', 'processing', 'completed', 'failed', 'refunded',
-     'partially_refunded', 'expired', 'system');
+     'partially_refunded', 'expired', 'customer', 'owner', 'system');
   CREATE DOMAIN word AS text CHECK (length(VALUE) < 20);
   CREATE DOMAIN short AS varchar(20);
   CREATE DOMAIN tag AS label;
@@ -589,7 +589,7 @@ SELECT n, relation, attribute
 FROM pg_temp.alike, cusown_attach(n) WHERE status = 'warning';
 SELECT n, pg_temp.expired(n) FROM pg_temp.alike;
 -- an enum that has no label for what we write is refused; the DDL mends it
-CREATE TYPE as_enum.who AS ENUM ('customer', 'owner');
+CREATE TYPE as_enum.who AS ENUM ('customer');
 ALTER TABLE as_enum.bookings ALTER cancelled_by TYPE as_enum.who USING NULL;
 SELECT * FROM cusown_attach('as_enum'); -- fails
 \echo :SQLSTATE
@@ -809,6 +809,16 @@ ALTER TABLE audit_logs
 SELECT * FROM pg_temp.found;
 ALTER TABLE audit_logs DROP CONSTRAINT grave, DROP CONSTRAINT slight, DROP CONSTRAINT area,
   DROP CONSTRAINT area_value, DROP CONSTRAINT data, DROP CONSTRAINT no_data;
+-- who has done it: system, owner or customer
+ALTER TABLE audit_logs ADD actor_role text,
+  ADD CONSTRAINT roles CHECK (actor_role IN ('system', 'admin')),
+  ADD CONSTRAINT role_of_action CHECK (action <> 'booking_cancelled' OR actor_role <> 'customer'),
+  ADD CONSTRAINT no_cancelling CHECK (action <> 'booking_cancelled' AND actor_role IS NOT NULL);
+SELECT * FROM pg_temp.found;
+SELECT remedy FROM pg_temp.found WHERE attribute LIKE '%roles%'
+\gexec
+SELECT * FROM pg_temp.found;
+ALTER TABLE audit_logs DROP actor_role CASCADE;
 -- what is not known until a row is written, or not ours, is not asked
 ALTER TABLE audit_logs
   ADD CONSTRAINT random CHECK (action <> 'slot_booked' OR id IS NOT NULL),

@@ -72,6 +72,15 @@ SELECT * FROM report(1);
 -- again: nothing
 SELECT * FROM cusown_confirm_booking(b(11), b(99));
 SELECT count(*) FROM report(1);
+-- whether or not a trigger says when a row was changed
+BEGIN;
+ALTER TABLE bookings DISABLE TRIGGER bookings_set_updated_at;
+UPDATE bookings SET updated_at = NULL WHERE id = b(11);
+UPDATE slots SET updated_at = NULL WHERE id = id_of('a', 1);
+SELECT changed FROM cusown_cancel_booking(b(11), 'owner');
+SELECT b.updated_at = now() AS booking, s.updated_at = now() AS slot
+FROM bookings b JOIN slots s ON s.id = b.slot_id WHERE b.id = b(11);
+ROLLBACK;
 -- long after the hold ended: on a slot that is free, whichever booking
 CALL add_case(2, 'available', NULL, 'pending', 'pending');
 SELECT * FROM cusown_confirm_booking(b(21), b(99));
@@ -91,6 +100,13 @@ SELECT * FROM cusown_confirm_booking(b(42));
 CALL add_case(5, 'reserved', NULL, 'pending', 'pending');
 SELECT * FROM cusown_confirm_booking(b(51)); -- fails
 SELECT * FROM cusown_confirm_booking(b(52));
+-- of those that are equally new, or whose age nobody knows, the last by id
+CALL add_case(24, 'reserved', '1 min', 'pending', 'pending', 'pending');
+UPDATE bookings SET created_at = NULL WHERE id = b(243);
+SELECT * FROM cusown_confirm_booking(b(243)); -- fails
+UPDATE bookings SET created_at = now() WHERE id IN (b(241), b(242));
+SELECT * FROM cusown_confirm_booking(b(241)); -- fails
+SELECT changed FROM cusown_confirm_booking(b(242), dry_run => true);
 -- a slot that a reschedule has booked for a pending booking
 CALL add_case(6, 'booked', NULL, 'pending');
 SELECT * FROM cusown_confirm_booking(b(61));
@@ -128,10 +144,11 @@ SELECT from_status, to_status, changed FROM cusown_confirm_booking(b(81));
 RESET TimeZone;
 
 -- With a payment: it must be completed, and this booking's.
-CALL add_case(9, 'available', NULL, 'pending', 'pending');
+CALL add_case(9, 'available', NULL, 'pending', 'pending', 'cancelled');
 INSERT INTO payments (id, booking_id, provider, provider_payment_id, amount_cents, status)
 VALUES (b(901), b(91), 'razorpay', 'pay_1', 50000, 'processing'),
-       (b(902), b(92), 'razorpay', 'pay_2', 50000, 'completed');
+       (b(902), b(92), 'razorpay', 'pay_2', 50000, 'completed'),
+       (b(904), b(93), 'razorpay', 'pay_4', 50000, 'completed');
 SELECT * FROM cusown_confirm_booking(b(91), payment => b(901)); -- fails
 \echo :SQLSTATE
 SELECT * FROM cusown_confirm_booking(b(91), payment => b(902)); -- fails
@@ -206,6 +223,11 @@ CALL add_case(15, 'reserved', '-5 min', 'pending', 'pending');
 SELECT from_status, to_status, slot_status FROM cusown_reject_booking(b(151));
 CALL add_case(16, 'booked', NULL, 'confirmed', 'pending');
 SELECT from_status, to_status, slot_status FROM cusown_cancel_booking(b(161), 'owner');
+-- but a hold on it that has not ended, which is the newest pending one's
+CALL add_case(20, 'booked', '5 min', 'confirmed', 'pending');
+SELECT from_status, to_status, slot_status FROM cusown_cancel_booking(b(201), 'owner');
+CALL add_case(21, 'booked', '5 min', 'confirmed', 'cancelled');
+SELECT from_status, to_status, slot_status FROM cusown_cancel_booking(b(211), 'owner');
 -- what a CHECK of the application forbids
 UPDATE bookings SET undo_used_at = now() WHERE id = b(162);
 SELECT * FROM cusown_cancel_booking(b(162), 'owner'); -- fails
@@ -238,6 +260,8 @@ SELECT log_audit_event('booking_confirmed', 'booking', b(181)) \g /dev/null
 SELECT from_status, to_status, slot_status FROM cusown_undo_booking(b(181), b(99));
 -- without an audit row nobody knows when
 SELECT * FROM cusown_undo_booking(b(182), b(99)); -- fails
+SELECT log_audit_event('booking_confirmed', 'system', b(182)) \g /dev/null
+SELECT * FROM cusown_undo_booking(b(182), b(99)); -- fails
 -- the latest row counts
 ALTER TABLE audit_logs DISABLE TRIGGER audit_logs_append_only;
 UPDATE audit_logs SET created_at = now() - interval '6 min'
@@ -259,6 +283,94 @@ SELECT * FROM cusown_confirm_booking(b(191)); -- fails
 \echo :SQLSTATE
 DROP TRIGGER drops ON audit_logs;
 SELECT count(*) FROM report(19);
+-- One that leaves the slot as it was is not, but nothing is told of the slot.
+CREATE TRIGGER drops BEFORE UPDATE ON slots FOR EACH ROW EXECUTE FUNCTION drop_change();
+SELECT from_status, to_status, slot_status, changed FROM cusown_confirm_booking(b(191));
+DROP TRIGGER drops ON slots;
+SELECT * FROM report(19);
+
+-- A unique index refuses: that of the slot says that it is taken, another one not.
+CALL add_case(22, 'available', NULL, 'pending');
+UPDATE bookings SET status = 'cancelled', cancelled_at = now() WHERE id = b(182);
+CREATE UNIQUE INDEX one ON bookings (slot_id) WHERE status = 'confirmed';
+CREATE FUNCTION insert_again() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO booking_app.bookings SELECT (jsonb_populate_record(NEW, jsonb_build_object('id', gen_random_uuid()) || TG_ARGV[0]::jsonb)).*;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER again AFTER UPDATE ON bookings FOR EACH ROW EXECUTE FUNCTION insert_again('{"booking_id": "AGAIN"}');
+SELECT * FROM cusown_confirm_booking(b(221)); -- fails
+\echo :SQLSTATE
+-- also while it is being built
+UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'one'::regclass;
+SELECT * FROM cusown_confirm_booking(b(221)); -- fails
+UPDATE pg_index SET indisvalid = true WHERE indexrelid = 'one'::regclass;
+DROP TRIGGER again ON bookings;
+CREATE TRIGGER again AFTER UPDATE ON bookings FOR EACH ROW EXECUTE FUNCTION insert_again('{"status": "pending"}');
+SELECT * FROM cusown_confirm_booking(b(221)); -- fails
+\echo :SQLSTATE
+DROP TRIGGER again ON bookings;
+-- so does that of a partition
+CREATE TABLE parted (LIKE bookings INCLUDING DEFAULTS) PARTITION BY HASH (business_id);
+CREATE TABLE "parted 1" PARTITION OF parted FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+ALTER TABLE parted ADD PRIMARY KEY (id, business_id);
+CREATE UNIQUE INDEX ON parted (slot_id, business_id) WHERE status = 'confirmed';
+INSERT INTO parted SELECT * FROM bookings WHERE id = b(221);
+SELECT count(*) > 0 AS attached FROM cusown_attach('booking_app', '{"bookings": {"relation": "parted"}}');
+CREATE FUNCTION insert_parted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO booking_app.parted SELECT (jsonb_populate_record(NEW, jsonb_build_object('id', gen_random_uuid()))).*;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER again AFTER UPDATE ON parted FOR EACH ROW EXECUTE FUNCTION insert_parted();
+SELECT * FROM cusown_confirm_booking(b(221)); -- fails
+\echo :SQLSTATE
+DROP TRIGGER again ON parted;
+SELECT from_status, to_status, slot_status, changed FROM cusown_confirm_booking(b(221));
+
+-- Under row-level security a row that is hidden, or that may not be changed, is none.
+SELECT count(*) > 0 AS attached FROM cusown_attach('booking_app');
+CALL add_case(23, 'available', NULL, 'pending', 'pending', 'pending');
+CALL add_case(25, 'booked', '5 min', 'confirmed', 'pending');
+CALL add_case(26, 'reserved', '-5 min', 'confirmed', 'pending');
+CALL add_case(27, 'reserved', '-5 min', 'pending');
+CALL add_case(28, 'booked', NULL, 'confirmed');
+CALL add_case(29, 'available', NULL, 'pending');
+CALL add_case(30, 'booked', NULL, 'confirmed');
+CREATE ROLE regress_booking_blind;
+GRANT USAGE ON SCHEMA booking_app TO regress_booking_blind;
+GRANT ALL ON ALL TABLES IN SCHEMA booking_app TO regress_booking_blind;
+SELECT cusown_grant('regress_booking_blind', 'operator') \g /dev/null
+CREATE POLICY sees ON bookings FOR SELECT TO regress_booking_blind USING (id <> booking_app.b(231));
+CREATE POLICY changes ON bookings FOR UPDATE TO regress_booking_blind USING (id <> booking_app.b(232));
+CREATE POLICY not_all ON slots AS RESTRICTIVE TO regress_booking_blind USING (id <> booking_app.id_of('a', 19));
+CREATE POLICY does ON payments TO regress_booking_blind USING (true);
+CREATE POLICY does ON audit_logs TO regress_booking_blind USING (true);
+SET ROLE regress_booking_blind;
+SELECT * FROM cusown_confirm_booking(b(231)); -- fails
+\echo :SQLSTATE
+SELECT * FROM cusown_confirm_booking(b(232)); -- fails
+\echo :SQLSTATE
+SELECT from_status, to_status, slot_status, changed FROM cusown_confirm_booking(b(233));
+SELECT * FROM cusown_cancel_booking(b(191), 'owner'); -- fails
+\echo :SQLSTATE
+-- nor is it known who else is on the slot: a pending one leaves it as it is, a
+-- confirmed one knows by the index that no other is confirmed
+SELECT from_status, to_status, slot_status FROM cusown_cancel_booking(b(233), 'owner');
+SELECT from_status, to_status, slot_status FROM cusown_cancel_booking(b(251), 'owner');
+SELECT from_status, to_status, slot_status FROM cusown_cancel_booking(b(261), 'owner');
+SELECT from_status, to_status, slot_status FROM cusown_reject_booking(b(271));
+RESET ROLE;
+DROP INDEX one;
+SET ROLE regress_booking_blind;
+SELECT from_status, to_status, slot_status FROM cusown_cancel_booking(b(281), 'owner');
+SELECT * FROM cusown_confirm_booking(b(291)); -- fails
+\echo :SQLSTATE
+SELECT * FROM cusown_keep_booking(b(231)); -- fails
+\echo :SQLSTATE
+SELECT * FROM cusown_keep_booking(b(301)); -- fails
+\echo :SQLSTATE
+RESET ROLE;
 
 -- The same on the minimal schema.
 SET cusown_ops.app_schema = 'booking_shop';
@@ -281,6 +393,16 @@ SELECT * FROM cusown_reject_booking(b(21), b(99));
 SELECT * FROM cusown_undo_booking(b(21), b(99));
 UPDATE time_slot SET starts_at = now() - interval '2 h', ends_at = now() - interval '1 s' WHERE ref = id_of('a', 3);
 SELECT * FROM cusown_confirm_booking(b(31)); -- fails
+-- statuses that are null are none
+INSERT INTO charge (ref, reservation_ref) VALUES (b(902), b(21));
+SELECT * FROM cusown_confirm_booking(b(21), payment => b(902)); -- fails
+\echo :SQLSTATE
+UPDATE reservation SET state = NULL WHERE ref = b(31);
+SELECT * FROM cusown_cancel_booking(b(31), 'owner'); -- fails
+-- a slot whose status nobody knows is left alone
+UPDATE time_slot SET state = 'closed' WHERE ref = id_of('a', 2);
+SELECT * FROM cusown_confirm_booking(b(21)); -- fails
+\echo :SQLSTATE
 -- a booking without a slot
 UPDATE reservation SET slot_ref = NULL WHERE ref = b(41);
 SELECT * FROM cusown_confirm_booking(b(41)); -- fails
@@ -299,3 +421,5 @@ ROLLBACK;
 \set ECHO none
 DROP SCHEMA booking_app, booking_shop CASCADE;
 DROP EXTENSION cusown_ops;
+DROP OWNED BY regress_booking_blind;
+DROP ROLE regress_booking_blind;

@@ -162,6 +162,10 @@ SELECT status, ddl FROM cusown_install_constraints('constraint_parts', true);
 SELECT ddl FROM cusown_install_constraints('constraint_parts')
 \gexec
 SELECT status, finding FROM cusown_install_constraints('constraint_parts');
+CREATE UNIQUE INDEX half ON ONLY constraint_parts.bookings (slot_id, business_id) WHERE status = 'confirmed';
+SELECT ddl FROM cusown_install_constraints('constraint_parts') WHERE status = 'invalid'
+\gexec
+SELECT status FROM cusown_install_constraints('constraint_parts');
 DROP TABLE constraint_parts.bookings;
 CREATE TABLE constraint_parts.bookings (id uuid, slot_id uuid, status text, created_at timestamptz) PARTITION BY RANGE (created_at);
 SELECT count(*) > 0 AS attached FROM cusown_attach('constraint_parts');

@@ -191,6 +191,10 @@ SELECT bookings, starts, finding FROM doubles('overlap');
 ALTER TABLE businesses ALTER concurrent_booking_capacity DROP NOT NULL;
 UPDATE businesses SET concurrent_booking_capacity = NULL WHERE id = id_of('business', 4);
 SELECT bookings, starts, finding FROM doubles('overlap');
+-- nor is one that makes no sense
+ALTER TABLE businesses DROP CONSTRAINT businesses_concurrent_booking_capacity_check;
+UPDATE businesses SET concurrent_booking_capacity = 0 WHERE id = id_of('business', 4);
+SELECT bookings, starts, finding FROM doubles('overlap');
 -- businesses do not stand in each other's way
 CALL add_business(5);
 CALL add_hour(7, 5, '2024-05-01 10:00');
@@ -333,11 +337,22 @@ UPDATE double_shop.time_slot SET shop = id_of('business', 1);
 SELECT count(*) > 0 AS attached FROM cusown_attach('double_shop', jsonb_set(:'minimal_mapping',
   '{slots,columns,business_id}', '"shop"'));
 SELECT kind_, business_, slot, bookings, starts, finding FROM doubles();
+-- one that takes no time stands in nobody's way
+INSERT INTO double_shop.time_slot (ref, state, starts_at, ends_at, shop)
+VALUES (id_of('slot', 5), 'booked', '2024-05-01 10:40Z', '2024-05-01 10:40Z', id_of('business', 1));
+INSERT INTO double_shop.reservation (ref, state, slot_ref) VALUES (id_of('booking', 5), 'confirmed', id_of('slot', 5));
+SELECT kind_, slot, bookings FROM doubles('overlap');
 SELECT kind_, business_, slot FROM doubles(business => id_of('business', 1));
 SELECT kind_, business_, slot FROM doubles(business => id_of('business', 2));
 -- no end of a hold is bound: nothing is said of it
 SELECT count(*) > 0 AS attached FROM cusown_attach('double_shop', (:'minimal_mapping')::jsonb #- '{slots,columns,reserved_until}');
 SELECT slot, finding FROM doubles('slot_state');
+-- what has no id is left out
+ALTER TABLE double_shop.time_slot DROP CONSTRAINT time_slot_pkey CASCADE, ALTER ref DROP NOT NULL;
+ALTER TABLE double_shop.reservation DROP CONSTRAINT reservation_pkey CASCADE, ALTER ref DROP NOT NULL;
+INSERT INTO double_shop.time_slot (state) VALUES ('booked'), ('reserved');
+INSERT INTO double_shop.reservation (state) VALUES ('confirmed'), ('confirmed');
+SELECT kind_, slot, bookings FROM doubles();
 RESET cusown_ops.app_schema;
 
 DROP SCHEMA double_app, double_shop CASCADE;

@@ -236,9 +236,11 @@ CREATE POLICY seen ON slots TO regress_guard_rls USING (true);
 CREATE POLICY seen ON businesses TO regress_guard_rls USING (true);
 CREATE POLICY seen ON payments TO regress_guard_rls USING (true);
 CREATE POLICY seen ON audit_logs TO regress_guard_rls USING (true);
+CREATE UNIQUE INDEX one_confirmed ON bookings (slot_id) WHERE status = 'confirmed';
 SET ROLE regress_guard_rls;
 SELECT to_status FROM cusown_confirm_booking(b(13)); -- fails
 RESET ROLE;
+DROP INDEX one_confirmed;
 DROP POLICY sly ON bookings;
 -- a rule of the owner's is part of our statement: it has the permission for this booking only
 CREATE RULE sly AS ON UPDATE TO slots WHERE NEW.status = 'booked'

@@ -84,6 +84,8 @@ BEGIN
   CALL add_slot(2);
   CALL add_booking(4, 2, 5);
   CALL add_booking(5, 2, 4);
+  INSERT INTO audit_logs (action_type, entity_type, entity_id, created_at)
+  VALUES ('booking_confirmed', 'system', id_of('booking', 5), '2024-03-01');
   -- one of them is known, later than the other one was made
   CALL add_slot(3);
   CALL add_booking(6, 3, 1, 9);
@@ -220,6 +222,10 @@ BEGIN
     CALL add_booking(1000 + n, n, 2);
   END LOOP;
 END $$;
+-- what a CHECK refuses takes none
+UPDATE bookings SET undo_used_at = now() WHERE id > id_of('booking', 1000);
+SELECT action, reason, count(*) FROM resolved(dry_run => true) WHERE action <> 'kept' GROUP BY 1, 2 ORDER BY 1, 2;
+UPDATE bookings SET undo_used_at = NULL;
 INSERT INTO locked_by_owner SELECT id_of('booking', 1000 + n) FROM generate_series(1, 100) n;
 SELECT action, reason, count(*) FROM resolved() WHERE action <> 'kept' GROUP BY 1, 2 ORDER BY 1, 2;
 SELECT action, reason, count(*) FROM resolved() WHERE action <> 'kept' GROUP BY 1, 2 ORDER BY 1, 2;
@@ -415,6 +421,12 @@ SELECT action_type, entity_type, short(entity_id) AS id, old_data, new_data, met
 SELECT verb, source, entity, short(entity_id) AS id, short(slot_id) AS slot, from_status, to_status FROM cusown_ops.change ORDER BY entity_id;
 SELECT * FROM cusown_repair_slots();
 SELECT short(slot_id) AS slot, finding FROM cusown_double_bookings('slot_state');
+-- without audit rows nothing is repaired
+CALL add_case(20, 'available', NULL, 'confirmed');
+CREATE TRIGGER no_audit BEFORE INSERT ON audit_logs FOR EACH ROW EXECUTE FUNCTION no_audit();
+SELECT * FROM cusown_repair_slots(); -- fails
+DROP TRIGGER no_audit ON audit_logs;
+SELECT short(slot_id) AS slot, action FROM cusown_repair_slots();
 -- a trigger refuses one
 CALL add_case(21, 'available', NULL, 'confirmed');
 CALL add_case(22, 'booked', NULL);

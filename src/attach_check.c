@@ -54,6 +54,10 @@
 	"-- by hand: the constraint also depends on other columns, or is inherited"
 
 static const AuditedAction audited_actions[] = {AUDITED_ACTIONS};
+static const char *const audited_roles[] = {AUDITED_ROLES};
+
+/* each of these roles can have done it */
+static const AuditedAction done_by_all = {"booking_cancelled", "booking", true};
 
 /* one constraint of one table, and what is found about it */
 typedef struct Question
@@ -392,6 +396,48 @@ ask_audit_check(Question *question, const Check *check)
 												 has_entity)));
 }
 
+/*
+ * A CHECK of who has done it.  One that refuses all for what they did is met by
+ * ask_audit_check().
+ */
+static void
+ask_role_check(Question *question, const Check *check)
+{
+	const Resolved *role = attach_find(question->resolved, "audit_logs",
+									   "actor_role");
+	Bitmapset  *columns = columns_of(check);
+	StringInfoData refused;
+	StringInfoData condition;
+	int			count = 0;
+
+	if (role == NULL || !refers_to(columns, role->attnum) ||
+		!put_defaults(question, columns))
+		return;
+	initStringInfo(&refused);
+	initStringInfo(&condition);
+	for (int i = 0; i < lengthof(audited_roles); i++)
+	{
+		put_audit_row(question, &done_by_all);
+		put_text(question, "actor_role", audited_roles[i]);
+		if (accepts(question, check))
+			continue;
+		count++;
+		appendStringInfo(&refused, "%s%s", refused.len > 0 ? ", " : "",
+						 audited_roles[i]);
+		appendStringInfo(&condition, "%s%s", condition.len > 0 ? " OR " : "",
+						 template_ddl("%I = '%s'", role->name,
+									  audited_roles[i]));
+	}
+	if (count == 0 ||
+		(count == lengthof(audited_roles) && bms_num_members(columns) > 1))
+		return;
+	add_finding(question,
+				psprintf("check constraint \"%s\" refuses actor role %s",
+						 check->name, refused.data),
+				bms_num_members(columns) > 1 ? NO_SAFE_DDL :
+				widening_ddl(question, check, condition.data));
+}
+
 /* ---------- the cancellation of a booking ---------- */
 
 /* what a CHECK on bookings asks of the columns that we do not change */
@@ -655,6 +701,9 @@ attach_check_advice(List *resolved)
 		ask_table(&question, ask_booking_check);
 	question.table = attach_find(resolved, "audit_logs", "");
 	if (question.table != NULL && ask_types(&question))
+	{
 		ask_table(&question, ask_audit_check);
+		ask_table(&question, ask_role_check);
+	}
 	return question.rows;
 }

@@ -333,6 +333,13 @@ attach_index_serving(const Lookup *lookup, List *resolved, bool usable,
 						   is_business_known(lookup, resolved), usable);
 }
 
+char *
+attach_index_name(Oid indexid)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(indexid)),
+									  get_rel_name(indexid));
+}
+
 /* "a, b" in the application's names, or NULL where one is not bound */
 char *
 attach_index_columns(const Lookup *lookup, List *resolved)

@@ -39,6 +39,7 @@ extern char *attach_index_remedy(const Lookup *lookup, const Resolved *table,
 								 const char *columns, List *resolved);
 extern List *attach_index_serving(const Lookup *lookup, List *resolved,
 								  bool usable, bool with_business);
+extern char *attach_index_name(Oid indexid);
 extern IndexStmt *attach_index_statement(const Lookup *lookup,
 										 List *resolved);
 extern List *attach_index_names(const Binding *binding);

@@ -122,7 +122,7 @@ const CanonicalName attach_names[] = {
 
 const UsedLabels attach_used_labels[] = {
 	{"bookings", "status", {"pending", "confirmed", "rejected", "cancelled"}},
-	{"bookings", "cancelled_by", {"system"}},
+	{"bookings", "cancelled_by", {"customer", "owner", "system"}},
 	{"bookings", "no_show_marked_by", {"system"}},
 	{"slots", "status", {"available", "reserved", "booked"}},
 	{"payments", "status", {"initiated", "pending", "processing", "completed",

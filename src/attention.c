@@ -97,6 +97,13 @@ static const Template backed_off_entities = {
 	5, {NAMEOID, TEXTOID, UUIDARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
 };
 
+static const Template kept_back = {
+	"SELECT a.entity_id FROM cusown_ops.attention a"
+	" WHERE a.app_schema = $1 AND a.kind = $2"
+	" AND a.next_try > pg_catalog.now()",
+	2, {NAMEOID, TEXTOID}
+};
+
 static const Template oldest_checked = {
 	"SELECT a.entity_id FROM cusown_ops.attention a"
 	" WHERE a.app_schema = $1 AND a.kind = $2 AND a.closed_at IS NULL"
@@ -403,6 +410,20 @@ select_ids(Binding *binding, const Template *statement, const Datum *values,
 
 	uuid_list_append_column(ids, rows, column);
 	SPI_freetuptable(SPI_tuptable);
+}
+
+/*
+ * Appends all entities that the worklist keeps back under this kind, also those
+ * of entries that were closed by hand.
+ */
+void
+attention_kept_back(Binding *binding, const AttentionKind *kind, UuidList *ids)
+{
+	Datum		values[2];
+
+	values[0] = schema_datum(binding);
+	values[1] = CStringGetTextDatum(kind->name);
+	select_ids(NULL, &kept_back, values, "entity_id", ids);
 }
 
 /*

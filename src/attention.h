@@ -56,6 +56,8 @@ extern UuidList attention_fresh(Binding *binding,
 								const AttentionKind *const *kinds,
 								const UuidList *ids, TimestampTz as_of,
 								bool closed_too);
+extern void attention_kept_back(Binding *binding, const AttentionKind *kind,
+								UuidList *ids);
 extern void attention_recheck(Binding *binding, const AttentionKind *kind,
 							  AttentionStillThere still_there);
 

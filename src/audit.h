@@ -39,6 +39,9 @@ typedef struct AuditedAction
 	{"cron_failed", "system", false}, \
 	{"cron_recovered", "system", false}
 
+/* and who has done it */
+#define AUDITED_ROLES "system", "owner", "customer"
+
 /*
  * The end of a statement that changes and audits at once.  Before it stands
  * WITH ..., audit_row (AUDIT_ROW) AS (SELECT ...).  Each row gets

@@ -22,7 +22,7 @@ payment: a completed payment of this booking, kept in the audit row; null: none 
 dry_run: do it all and roll it back.
 Returns the booking, its slot, the status before and after, the slot''s status, and whether anything was changed: a booking that is confirmed already stays as it is.
 Any pending booking may be confirmed, however old; but not beside a confirmed one, and while a hold on the slot has not ended only the newest, whose it is. Not when its appointment is over, unless cusown_ops.confirm_past.
-Errors: UO004 the slot is taken; the detail says if a completed payment is there, which the next run of expire_bookings puts on the worklist as refund_due; UO003 not pending, appointment over, payment of another booking or not completed; UO002 no such booking or payment; UO001 no application attached; 22004 booking is null; 25006 standby or read-only transaction; 0A000 not READ COMMITTED. 40P01 against who locks slots first: try again.
+Errors: UO004 the slot is taken; the detail says if a completed payment is there, which the next run of expire_bookings puts on the worklist as refund_due; UO003 not pending, appointment over, payment of another booking or not completed; UO002 no such booking or payment; UO001 no application attached; 22004 booking is null; 42501 row-level security may hide a confirmed booking, and no unique index makes one impossible; 25006 standby or read-only transaction; 0A000 not READ COMMITTED. 40P01 against who locks slots first: try again.
 Locks: waits for the payment FOR SHARE, then for the bookings on the slot by id and the slot, FOR UPDATE.
 Source: runbook Double Booking Alert, step 4.';
 
@@ -42,7 +42,7 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cusown_reject_booking';
 
 COMMENT ON FUNCTION @extschema@.cusown_reject_booking(uuid, uuid, text, boolean) IS
-'Rejects a pending booking, with an audit row, and frees its slot where no confirmed booking stands on it and no hold of another.
+'Rejects a pending booking, with an audit row, and frees its slot where no confirmed booking stands on it and no hold of another; where row-level security may hide one, the slot stays as it is.
 actor: who rejects, kept in the audit row; null: the system.
 reason: kept in the audit row.
 dry_run: do it all and roll it back.
@@ -68,7 +68,7 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cusown_cancel_booking';
 
 COMMENT ON FUNCTION @extschema@.cusown_cancel_booking(uuid, text, text, uuid, boolean) IS
-'Cancels a pending or confirmed booking, with an audit row, and frees its slot where no confirmed booking stands on it and no hold of another. Payments stay as they are.
+'Cancels a pending or confirmed booking, with an audit row, and frees its slot where no confirmed booking stands on it and no hold of another; where row-level security may hide one, the slot stays as it is. Payments stay as they are.
 cancelled_by: customer, owner or system.
 reason: kept in the booking and in the audit row.
 actor: who cancels, kept in the audit row.

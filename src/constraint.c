@@ -70,13 +70,6 @@ put_row(const Installation *installation, const char *status, const char *ddl,
 						 installation->result->setDesc, values, nulls);
 }
 
-static char *
-name_of(Oid relid)
-{
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  get_rel_name(relid));
-}
-
 /* whether there is one */
 static bool
 report_present(const Installation *installation)
@@ -88,7 +81,7 @@ report_present(const Installation *installation)
 	foreach(lc, indexes)
 		put_row(installation, "present", NULL,
 				psprintf("index %s keeps a slot from having two confirmed bookings",
-						 name_of(lfirst_oid(lc))));
+						 attach_index_name(lfirst_oid(lc))));
 	return indexes != NIL;
 }
 
@@ -103,7 +96,7 @@ report_invalid(const Installation *installation)
 	foreach(lc, attach_index_serving(&attach_one_confirmed,
 									 installation->names, false, true))
 	{
-		char	   *name = name_of(lfirst_oid(lc));
+		char	   *name = attach_index_name(lfirst_oid(lc));
 
 		put_row(installation, "invalid",
 				template_ddl("DROP INDEX %s%s;",
@@ -123,8 +116,7 @@ report_contradicted(const Installation *installation)
 						 &slots);
 	for (int i = 0; i < slots.count; i++)
 	{
-		char	   *id = DatumGetCString(DirectFunctionCall1(uuid_out,
-															 UUIDPGetDatum(&slots.items[i])));
+		char	   *id = verb_uuid_text(&slots.items[i]);
 
 		CHECK_FOR_INTERRUPTS();
 		put_row(installation, "contradicted", NULL,

@@ -125,14 +125,17 @@ static const Template doubled_again = {
 	1, {UUIDARRAYOID}
 };
 
-/* slots in a state that their bookings contradict; $1 a business, or NULL */
+/*
+ * Slots in a state that their bookings contradict; $1 a business, or NULL.  What
+ * has no id cannot be named.
+ */
 #define SLOTS(condition) \
 	"SELECT s.{slots.id} AS id, ARRAY(SELECT b.{bookings.id} FROM {bookings} b" \
 	" WHERE b.{bookings.slot_id} = s.{slots.id}" \
 	" AND (b.{bookings.status} = 'confirmed') IS TRUE" \
 	" ORDER BY b.{bookings.id}) AS bookings" \
 	"[, s.{slots.business_id} AS business_id]" STARTS \
-	" FROM {slots} s WHERE " condition \
+	" FROM {slots} s WHERE s.{slots.id} IS NOT NULL AND " condition \
 	"[ AND ($1 IS NULL OR s.{slots.business_id} = $1)]" \
 	" ORDER BY s.{slots.id}"
 
@@ -153,12 +156,6 @@ static const Template reserved_for_ever = {
 };
 
 /* ---------- rows of the report ---------- */
-
-static const char *
-uuid_text(const pg_uuid_t *id)
-{
-	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)));
-}
 
 static void
 put_row(const Report *report, const ReportRow *row)
@@ -185,7 +182,7 @@ static char *
 resolve_command(const char *kind, const pg_uuid_t *slot)
 {
 	return psprintf("SELECT * FROM cusown_resolve_double_bookings(%sslot => '%s');",
-					kind, uuid_text(slot));
+					kind, verb_uuid_text(slot));
 }
 
 /* when a slot begins: on the clock of its business, else in UTC */
@@ -347,7 +344,7 @@ end_hold_command(const Binding *binding, const pg_uuid_t *slot)
 						binding_column(binding, "slots",
 									   "reserved_until")->column,
 						binding_column(binding, "slots", "id")->column,
-						uuid_text(slot));
+						verb_uuid_text(slot));
 }
 
 /* TemplateRow */

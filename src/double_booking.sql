@@ -65,7 +65,7 @@ COMMENT ON FUNCTION @extschema@.cusown_keep_booking(uuid, boolean) IS
 'Keeps this confirmed booking and cancels the other confirmed ones on its slot: the decision by hand.
 booking: id of the one to keep. dry_run: do it all and roll it back.
 Returns a row per booking, as cusown_resolve_double_bookings() does.
-Errors: UO002 no such booking; UO003 it is not confirmed; 40001 it was moved to another slot meanwhile; else as cusown_resolve_double_bookings().
+Errors: UO002 no such booking, or row-level security hides it; UO003 it is not confirmed; 40001 it was moved to another slot meanwhile; else as cusown_resolve_double_bookings().
 Locks: waits for payments FOR SHARE, then bookings, then the slot FOR UPDATE.
 Source: runbook Double Booking Alert, step 3.';
 

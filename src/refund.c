@@ -12,10 +12,10 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "utils/builtins.h"
 
 #include "refund.h"
 #include "template.h"
+#include "verb.h"
 
 /* how many one run finds */
 #define FIND_LIMIT 500
@@ -47,15 +47,12 @@ static const Template still_due = {
 	" WHERE o.{bookings.slot_id} = b.{bookings.slot_id}" \
 	" AND o.{bookings.status} = 'confirmed')"
 
-/* of the application $1, at most $2, without those that are kept back */
+/* at most $2, without the bookings $1 */
 static const Template taken_from_under = {
 	"SELECT b.{bookings.id} AS id FROM {bookings} b WHERE " TAKEN_FROM_UNDER
-	" AND NOT EXISTS (SELECT FROM cusown_ops.attention a"
-	" WHERE a.app_schema = $1 AND a.kind = 'refund_due'"
-	" AND a.entity = 'booking' AND a.entity_id = b.{bookings.id}"
-	" AND a.next_try > pg_catalog.now())"
+	" AND b.{bookings.id} <> ALL ($1)"
 	" ORDER BY b.{bookings.id} LIMIT $2",
-	2, {NAMEOID, INT8OID}
+	2, {UUIDARRAYOID, INT8OID}
 };
 
 /* of the bookings $1, which are locked */
@@ -84,8 +81,7 @@ char *
 refund_finding(const pg_uuid_t *payment)
 {
 	return psprintf("payment %s is completed",
-					DatumGetCString(DirectFunctionCall1(uuid_out,
-														UUIDPGetDatum(payment))));
+					verb_uuid_text(payment));
 }
 
 /*
@@ -97,18 +93,18 @@ refund_finding(const pg_uuid_t *payment)
 int64
 refund_find(Binding *binding)
 {
+	UuidList	kept_back = {0};
 	UuidList	ids = {0};
 	UuidList	locked = {0};
 	Datum		values[2];
-	NameData	app_schema;
 	uint64		rows;
 	AttentionItem *items;
 
 	if (binding_relation(binding, "payments") == NULL)
 		return 0;
 	attention_recheck(binding, &refund_due, refund_still_there);
-	namestrcpy(&app_schema, binding->app_schema);
-	values[0] = NameGetDatum(&app_schema);
+	attention_kept_back(binding, &refund_due, &kept_back);
+	values[0] = uuid_list_datum(&kept_back);
 	values[1] = Int64GetDatum(FIND_LIMIT);
 	rows = template_execute(binding, &taken_from_under, values, NULL, false);
 	uuid_list_append_column(&ids, rows, "id");

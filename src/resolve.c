@@ -120,9 +120,8 @@ no_such_slot(Resolve *resolve)
 	verb_check_visible(resolve->binding, "slots", &resolve->slot);
 	ereport(ERROR,
 			(errcode(ERRCODE_CUSOWN_NOT_FOUND),
-			 errmsg("slot \"%s\" does not exist",
-					DatumGetCString(DirectFunctionCall1(uuid_out,
-														UUIDPGetDatum(&resolve->slot))))));
+			 errmsg("slot %s does not exist",
+					verb_uuid_text(&resolve->slot))));
 }
 
 /* whose the slot is; raises where there is no such slot */
@@ -189,7 +188,6 @@ put_row(const Resolve *resolve, const Contender *contender)
 static void
 begin(Resolve *resolve)
 {
-	resolve->binding = binding_use(relations_changed);
 	verb_check_row_security(resolve->binding, relations_changed);
 	state_machine_require(resolve->binding, MACHINE_BOOKING, "confirmed",
 						  "cancel", "cancelled");
@@ -216,6 +214,7 @@ resolve_body(void *state)
 {
 	Resolve    *resolve = state;
 
+	resolve->binding = binding_use(relations_changed);
 	begin(resolve);
 	find_slots(resolve);
 	lock_all(resolve);
@@ -275,20 +274,13 @@ cusown_resolve_double_bookings(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-static const char *
-booking_text(const Resolve *resolve)
-{
-	return DatumGetCString(DirectFunctionCall1(uuid_out,
-											   UUIDPGetDatum(&resolve->booking)));
-}
-
 static void
 no_such_booking(const Resolve *resolve)
 {
 	verb_check_visible(resolve->binding, "bookings", &resolve->booking);
 	ereport(ERROR,
 			(errcode(ERRCODE_CUSOWN_NOT_FOUND),
-			 errmsg("booking \"%s\" does not exist", booking_text(resolve))));
+			 errmsg("booking %s does not exist", verb_uuid_text(&resolve->booking))));
 }
 
 /* its slot, if any; raises where it is not confirmed */
@@ -309,8 +301,8 @@ read_kept_booking(const Resolve *resolve, pg_uuid_t *slot)
 	if (status == NULL || strcmp(status, "confirmed") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_TRANSITION),
-				 errmsg("booking \"%s\" is %s, not confirmed",
-						booking_text(resolve),
+				 errmsg("booking %s is %s, not confirmed",
+						verb_uuid_text(&resolve->booking),
 						status == NULL ? "without a status" : status),
 				 errhint("Keep one of the confirmed bookings that cusown_double_bookings() shows.")));
 	return has_slot;
@@ -321,26 +313,30 @@ was_moved(const Resolve *resolve)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("booking \"%s\" was moved to another slot meanwhile",
-					booking_text(resolve)),
+			 errmsg("booking %s was moved to another slot meanwhile",
+					verb_uuid_text(&resolve->booking)),
 			 errhint("Call it again.")));
 }
 
+/*
+ * One booking is named: where a policy hides it, there is none.  But it is about
+ * all others on its slot: those that a policy hides would stay confirmed, and
+ * nobody be told.
+ */
 static void
 keep_body(void *state)
 {
 	Resolve    *resolve = state;
 	pg_uuid_t	slot;
 
-	begin(resolve);
+	resolve->binding = binding_use(relations_changed);
 	if (read_kept_booking(resolve, &resolve->slot))
 		uuid_list_append(&resolve->slots, &resolve->slot);
+	begin(resolve);
 	lock_all(resolve);
 	give_way_recheck(resolve->binding);
 	if (!read_kept_booking(resolve, &slot))
 		return;
-	if (memcmp(&slot, &resolve->slot, sizeof(pg_uuid_t)) != 0)
-		was_moved(resolve);
 	resolve->contenders = contender_of_slots(resolve->binding, resolve->policy,
 											 &resolve->slots, true,
 											 &resolve->locked);
@@ -358,8 +354,9 @@ keep_body(void *state)
  * The decision by hand: keeps this confirmed booking, and cancels the other
  * confirmed ones on its slot.
  *
- * Errors: UO002 no such booking; UO003 it is not confirmed; 40001 it was moved
- * to another slot meanwhile; else those of cusown_resolve_double_bookings().
+ * Errors: UO002 no such booking, or row-level security hides it; UO003 it is not
+ * confirmed; 40001 it was moved to another slot meanwhile; else those of
+ * cusown_resolve_double_bookings().
  *
  * Locks: as cusown_resolve_double_bookings().
  *

@@ -59,6 +59,23 @@ verb_check_transaction(const char *verb)
 				 errhint("Call it under READ COMMITTED, where rows are read again after they were locked.")));
 }
 
+/* for messages */
+char *
+verb_uuid_text(const pg_uuid_t *id)
+{
+	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)));
+}
+
+/* whether row-level security may hide rows of a relation from this role */
+bool
+verb_is_blinded(const Binding *binding, const char *relation)
+{
+	const BoundRelation *bound = binding_relation(binding, relation);
+
+	return bound != NULL &&
+		check_enable_rls(bound->relid, InvalidOid, true) == RLS_ENABLED;
+}
+
 /*
  * A set-wide verb that row-level security blinds would report "nothing to do"
  * and be believed.  relations are the canonical names of what it reads and
@@ -71,8 +88,7 @@ verb_check_row_security(const Binding *binding, const char *const *relations)
 	{
 		const BoundRelation *relation = binding_relation(binding, *relations);
 
-		if (relation == NULL ||
-			check_enable_rls(relation->relid, InvalidOid, true) != RLS_ENABLED)
+		if (!verb_is_blinded(binding, *relations))
 			continue;
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -94,14 +110,12 @@ verb_check_visible(const Binding *binding, const char *relation,
 {
 	const BoundRelation *bound = binding_relation(binding, relation);
 
-	if (bound == NULL ||
-		check_enable_rls(bound->relid, InvalidOid, true) != RLS_ENABLED)
+	if (!verb_is_blinded(binding, relation))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_CUSOWN_NOT_FOUND),
 			 errmsg("row %s of %s does not exist, or row-level security hides it",
-					DatumGetCString(DirectFunctionCall1(uuid_out,
-														UUIDPGetDatum(id))),
+					verb_uuid_text(id),
 					quote_qualified_identifier(bound->schema, bound->name))));
 }
 

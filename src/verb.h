@@ -17,6 +17,8 @@
 typedef void (*VerbBody) (void *state);
 
 extern void verb_check_transaction(const char *verb);
+extern char *verb_uuid_text(const pg_uuid_t *id);
+extern bool verb_is_blinded(const Binding *binding, const char *relation);
 extern void verb_check_row_security(const Binding *binding,
 									const char *const *relations);
 extern void verb_check_visible(const Binding *binding, const char *relation,
