@@ -176,7 +176,7 @@ read_id(const Columns *columns, TupleTableSlot *row, pg_uuid_t *id)
 {
 	bool		isnull = true;
 	Datum		datum = columns->id == InvalidAttrNumber ? (Datum) 0 :
-		slot_getattr(row, columns->id, &isnull);
+	slot_getattr(row, columns->id, &isnull);
 
 	if (!isnull)
 		*id = *DatumGetUUIDP(datum);

@@ -180,8 +180,8 @@ static bool
 is_same(const GuardTrigger *one, const GuardTrigger *other)
 {
 	bool		same = one->is_enabled == other->is_enabled &&
-		strcmp(one->name, other->name) == 0 &&
-		strcmp(one->table, other->table) == 0;
+	strcmp(one->name, other->name) == 0 &&
+	strcmp(one->table, other->table) == 0;
 
 	for (int i = 0; i < GUARD_NARGS; i++)
 		same = same && strcmp(one->args[i], other->args[i]) == 0;
