@@ -24,9 +24,10 @@ FROM cusown_ops.job_run WHERE job = 'expire_bookings' \gset
 \echo '   SELECT * FROM cusown_schedule();'
 \echo
 CREATE EXTENSION pg_cron;
+CALL cusown_run_job('expire_payments');
 SELECT job_name, schedule, role, active, command FROM cusown_schedule();
 
-SELECT expect('jobs in pg_cron', count(*), 3::bigint) AS n FROM cron.job \gset
+SELECT expect('jobs in pg_cron', count(*), 4::bigint) AS n FROM cron.job \gset
 
 \echo '16. At the next full minute pg_cron runs what is due then.  (Waiting for it.)'
 \echo
