@@ -44,7 +44,7 @@ CREATE TEMP TABLE attached AS SELECT * FROM cusown_attach();
 SELECT status, count(*) AS names FROM attached GROUP BY status ORDER BY status;
 SELECT attribute AS warning, remedy FROM attached WHERE status = 'warning';
 
-SELECT expect('warnings', count(*), 5::bigint) AS n
+SELECT expect('warnings', count(*), 6::bigint) AS n
 FROM attached WHERE status = 'warning' \gset
 
 \echo '3. What is due, and what may happen to it.  This writes nothing.'
@@ -151,7 +151,7 @@ SELECT expect('batches', batches, 3::bigint) AS n FROM cusown_ops.job_run \gset
 \echo
 SELECT job, every, late, last_outcome, cron_state FROM cusown_cron_health();
 
-SELECT expect('late jobs', count(*) FILTER (WHERE late), 2::bigint) AS n FROM cusown_cron_health() \gset
+SELECT expect('late jobs', count(*) FILTER (WHERE late), 3::bigint) AS n FROM cusown_cron_health() \gset
 
 \echo '11. What the application has to tell its customers, from a cursor on.'
 \echo

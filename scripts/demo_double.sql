@@ -78,5 +78,3 @@ UPDATE bookings SET status = 'confirmed' WHERE id =
   (SELECT id FROM bookings WHERE status = 'pending' AND undo_used_at IS NULL ORDER BY id LIMIT 1);
 \set ON_ERROR_STOP on
 SELECT expect('SQLSTATE', :'SQLSTATE'::text, 'UO007') AS n \gset
-\echo
-\echo 'Every figure above is as it should be.'

@@ -39,7 +39,16 @@ BEGIN
     CREATE UNIQUE INDEX ON bookings (slot_id) WHERE status = 'confirmed';
     CREATE TABLE payments (
       id uuid PRIMARY KEY, booking_id uuid REFERENCES bookings,
-      status {type} NOT NULL, created_at timestamptz
+      status {type} NOT NULL, created_at timestamptz,
+      amount smallint, refund_amount integer, attempt_count smallint,
+      provider_ref varchar(20), verification_method varchar(10),
+      verified_at timestamptz, verified_by uuid, failure_reason varchar(20),
+      expires_at timestamptz, updated_at timestamptz
+    );
+    CREATE TABLE payment_audit_logs (
+      payment_id uuid, actor_type varchar(10), actor_id uuid, action varchar(20),
+      from_status {type}, to_status {type}, reason varchar(20), metadata jsonb,
+      created_at timestamptz
     );
     CREATE TABLE audit_logs (
       action text, entity_type varchar(20), entity_id uuid,
@@ -181,6 +190,8 @@ CREATE TABLE hostile.slots (trap integer);
 CREATE TABLE hostile.payments (trap integer);
 CREATE TABLE hostile.businesses (trap integer);
 CREATE TABLE hostile.audit_logs (trap integer);
+CREATE TABLE hostile.payment_audit_logs (trap integer);
+CREATE TABLE hostile.payment_refund (trap integer);
 CREATE TABLE hostile.booking_lifecycle_audit (trap integer);
 CREATE TABLE hostile.binding (trap integer);
 CREATE TABLE hostile.attention (trap integer);
@@ -312,6 +323,21 @@ LANGUAGE sql AS $$
     'SELECT job, late, last_outcome FROM public.cusown_cron_health() WHERE app_schema OPERATOR(pg_catalog.=) ''{app}''',
     'SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 AS any FROM public.cusown_changes_since()',
     'SELECT pruned OPERATOR(pg_catalog.>) 0 AS any, more FROM public.cusown_prune_history(as_of => pg_catalog.now() OPERATOR(pg_catalog.+) ''8 days'', dry_run => true)',
+    'INSERT INTO {app}.payments (id, booking_id, status, amount, expires_at) SELECT pg_catalog.md5(n)::pg_catalog.uuid, pg_catalog.md5(''held'')::pg_catalog.uuid, ''initiated'', 1000, pg_catalog.now() FROM pg_catalog.unnest(''{one,two,three}''::pg_catalog.text[]) n',
+    'SELECT from_status, to_status, changed FROM public.cusown_payment_transition(pg_catalog.md5(''one'')::pg_catalog.uuid, ''process'', provider_ref => ''pay'')',
+    'SELECT from_status, to_status, changed FROM public.cusown_payment_transition(pg_catalog.md5(''one'')::pg_catalog.uuid, ''verify'', pg_catalog.md5(''one'')::pg_catalog.uuid)',
+    'SELECT from_status, to_status, changed FROM public.cusown_payment_transition(pg_catalog.md5(''one'')::pg_catalog.uuid, ''verify'')',
+    'SELECT from_status, to_status, changed FROM public.cusown_payment_transition(pg_catalog.md5(''one'')::pg_catalog.uuid, ''partial_refund'', refund_amount => 300, refund_ref => ''r1'')',
+    'SELECT from_status, to_status, changed FROM public.cusown_payment_transition(pg_catalog.md5(''one'')::pg_catalog.uuid, ''partial_refund'', refund_amount => 400)',
+    'SELECT from_status, to_status, changed FROM public.cusown_payment_transition(pg_catalog.md5(''one'')::pg_catalog.uuid, ''refund'')',
+    'SELECT from_status, to_status, changed FROM public.cusown_payment_transition(pg_catalog.md5(''two'')::pg_catalog.uuid, ''fail'', reason => ''declined'')',
+    'SELECT from_status, to_status, changed FROM public.cusown_payment_transition(pg_catalog.md5(''two'')::pg_catalog.uuid, ''verify'', reason => ''came'', provider_ref => ''pay'')',
+    'INSERT INTO cusown_ops.state_transition VALUES (''{app}'', ''payment'', ''completed'', ''reopen'', ''processing'')',
+    'SELECT from_status, to_status, changed FROM public.cusown_payment_transition(pg_catalog.md5(''two'')::pg_catalog.uuid, ''reopen'')',
+    'SELECT from_status, to_status, changed FROM public.cusown_payment_transition(pg_catalog.md5(''two'')::pg_catalog.uuid, ''reopen'')',
+    'SELECT * FROM public.cusown_expire_payments(dry_run => true)',
+    'CALL public.cusown_run_job(''expire_payments'')',
+    'SELECT * FROM public.cusown_expire_payments()',
     'SELECT public.cusown_grant(''regress_hostile_operator'', ''operator'')',
     'SELECT public.cusown_detach(''{app}'')',
     'SELECT * FROM public.cusown_due_bookings()',
@@ -352,6 +378,16 @@ BEGIN
                      finding, times, closed_at IS NOT NULL,
                      closed_by IN (current_user, 'recheck'), note)
     FROM cusown_ops.attention WHERE app_schema = current_schema()
+    UNION ALL
+    SELECT concat_ws('|', 'payment', id, status, refund_amount, attempt_count,
+                     provider_ref, verification_method, failure_reason)
+    FROM payments
+    UNION ALL
+    SELECT concat_ws('|', 'log', payment_id, actor_type, action, from_status,
+                     to_status, reason, metadata) FROM payment_audit_logs
+    UNION ALL
+    SELECT concat_ws('|', 'refund', payment_id, refund_ref, amount)
+    FROM cusown_ops.payment_refund WHERE app_schema = current_schema()
   $q$;
 END
 $$;

@@ -366,6 +366,14 @@ pairs_finding(const Check *check, List *refused, bool has_action,
 	return text.data;
 }
 
+/* an application without payments has none to audit */
+static bool
+is_written(const Question *question, const AuditedAction *action)
+{
+	return strcmp(action->entity_type, "payment") != 0 ||
+		attach_find(question->resolved, "payments", "") != NULL;
+}
+
 static void
 ask_audit_check(Question *question, const Check *check)
 {
@@ -381,6 +389,8 @@ ask_audit_check(Question *question, const Check *check)
 	{
 		const AuditedAction *pair = &audited_actions[i];
 
+		if (!is_written(question, pair))
+			continue;
 		put_audit_row(question, pair);
 		if (!accepts(question, check) &&
 			!is_listed(refused, pair, has_action, has_entity))
@@ -674,6 +684,8 @@ ask_types(Question *question)
 	{
 		const char *error;
 
+		if (!is_written(question, &audited_actions[i]))
+			continue;
 		question->action = &audited_actions[i];
 		error = try_to_ask(put_values, question);
 		if (error == NULL)

@@ -48,6 +48,7 @@ const Lookup attach_lookups[] = {
 	{"bookings", {"created_at", "id"}, "pending", false},
 	{"payments", {"booking_id"}, NULL, false},
 	{"payments", {"provider", "provider_ref"}, NULL, false},
+	{"payments", {"expires_at", "id"}, "initiated", false},
 	{"audit_logs", {"entity_type", "entity_id"}, NULL, false},
 	{NULL}
 };

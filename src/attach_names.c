@@ -79,6 +79,15 @@ const CanonicalName attach_names[] = {
 	{"payments", "webhook_payload_hash", TYPE_TEXT, OPTIONAL, NULL},
 	{"payments", "expires_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
 	{"payments", "updated_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
+	{"payments", "verified_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
+	{"payments", "verified_by", TYPE_UUID, OPTIONAL, NULL},
+	{"payments", "verification_method", TYPE_LABEL, OPTIONAL, NULL},
+	{"payments", "failure_reason", TYPE_TEXT, OPTIONAL, NULL},
+	{"payments", "attempt_count", TYPE_INTEGER, OPTIONAL, NULL},
+	{"payments", "refund_amount", TYPE_INTEGER, OPTIONAL, "refund_amount_cents"},
+	{"payments", "refund_reason", TYPE_TEXT, OPTIONAL, NULL},
+	{"payments", "refunded_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
+	{"payments", "refunded_by", TYPE_UUID, OPTIONAL, NULL},
 
 	{"payment_audit_logs", "", TYPE_TABLE, OPTIONAL, NULL},
 	{"payment_audit_logs", "payment_id", TYPE_UUID, NEEDED, NULL},
@@ -86,6 +95,7 @@ const CanonicalName attach_names[] = {
 	{"payment_audit_logs", "action", TYPE_TEXT, NEEDED, NULL},
 	{"payment_audit_logs", "from_status", TYPE_LABEL, OPTIONAL, NULL},
 	{"payment_audit_logs", "to_status", TYPE_LABEL, OPTIONAL, NULL},
+	{"payment_audit_logs", "actor_id", TYPE_UUID, OPTIONAL, NULL},
 	{"payment_audit_logs", "reason", TYPE_TEXT, OPTIONAL, NULL},
 	{"payment_audit_logs", "metadata", TYPE_JSONB, OPTIONAL, NULL},
 	{"payment_audit_logs", "created_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
@@ -127,6 +137,12 @@ const UsedLabels attach_used_labels[] = {
 	{"slots", "status", {"available", "reserved", "booked"}},
 	{"payments", "status", {"initiated", "pending", "processing", "completed",
 	"failed", "refunded", "partially_refunded", "expired"}},
+	{"payments", "verification_method", {"manual", "polling", "webhook"}},
+	{"payment_audit_logs", "actor_type", {"owner", "system"}},
+	{"payment_audit_logs", "from_status", {"initiated", "pending", "processing",
+	"completed", "failed", "refunded", "partially_refunded", "expired"}},
+	{"payment_audit_logs", "to_status", {"initiated", "pending", "processing",
+	"completed", "failed", "refunded", "partially_refunded", "expired"}},
 	{NULL}
 };
 

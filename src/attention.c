@@ -47,7 +47,7 @@
 #define ATTENTION_LOCK_CLASS 0xC1
 
 static const char *const relations_used[] = {
-	"bookings", "slots", "businesses", "audit_logs", NULL
+	"bookings", "slots", "businesses", "payments", "audit_logs", NULL
 };
 
 PG_FUNCTION_INFO_V1(cusown_attention_resolve);
@@ -176,6 +176,24 @@ static const Template existing_businesses = {
 	1, {UUIDARRAYOID}
 };
 
+static const Template lock_payments = {
+	"SELECT p.{payments.id} AS id FROM {payments} p"
+	" WHERE p.{payments.id} = ANY ($1) FOR UPDATE SKIP LOCKED",
+	1, {UUIDARRAYOID}
+};
+
+static const Template existing_payments = {
+	"SELECT p.{payments.id} AS id FROM {payments} p"
+	" WHERE p.{payments.id} = ANY ($1)",
+	1, {UUIDARRAYOID}
+};
+
+static const Template wait_for_payment = {
+	"SELECT p.{payments.id} AS id FROM {payments} p"
+	" WHERE p.{payments.id} = $1 FOR UPDATE",
+	1, {UUIDOID}
+};
+
 typedef struct Entity
 {
 	const char *name;
@@ -189,6 +207,7 @@ static const Entity entities[] = {
 	{ENTITY_BOOKING, "bookings", &lock_bookings, &existing_bookings, &wait_for_booking},
 	{ENTITY_SLOT, "slots", &lock_slots, &existing_slots, &wait_for_slot},
 	{ENTITY_BUSINESS, "businesses", NULL, &existing_businesses, NULL},
+	{ENTITY_PAYMENT, "payments", &lock_payments, &existing_payments, &wait_for_payment},
 };
 
 static const Template entry_by_id = {
@@ -249,7 +268,10 @@ attention_lock(Binding *binding, const char *name, const UuidList *ids,
 	const Entity *entity = entity_named(name);
 
 	if (entity->lock != NULL)
-		template_ids(binding, entity->lock, ids, locked);
+	{
+		if (binding_relation(binding, entity->relation) != NULL)
+			template_ids(binding, entity->lock, ids, locked);
+	}
 	else if (ids->count > 0 && lock_kind_of_entity(binding, entity, false))
 		find_existing(binding, entity, ids, locked);
 }
@@ -264,8 +286,9 @@ wait_for(Binding *binding, const Entity *entity, const pg_uuid_t *id)
 
 	values[0] = UUIDPGetDatum(id);
 	if (entity->wait_for != NULL)
-		return template_execute(binding, entity->wait_for, values, NULL,
-								false) > 0;
+		return binding_relation(binding, entity->relation) != NULL &&
+			template_execute(binding, entity->wait_for, values, NULL,
+							 false) > 0;
 	lock_kind_of_entity(binding, entity, true);
 	uuid_list_append(&wanted, id);
 	find_existing(binding, entity, &wanted, &existing);
@@ -445,6 +468,19 @@ surely_gone(Binding *binding, const AttentionKind *kind, const UuidList *ids,
 	append_missing(gone, ids, &existing);
 }
 
+/* closes the entries of a kind about ids; the caller holds their locks */
+void
+attention_close(Binding *binding, const AttentionKind *kind,
+				const UuidList *ids)
+{
+	Datum		values[3];
+
+	values[0] = schema_datum(binding);
+	values[1] = CStringGetTextDatum(kind->name);
+	values[2] = uuid_list_datum(ids);
+	template_execute(NULL, &close_gone, values, NULL, false);
+}
+
 /*
  * Looks at the open rows of a kind, the longest unchecked first, and closes
  * those whose finding is gone.
@@ -470,10 +506,7 @@ attention_recheck(Binding *binding, const AttentionKind *kind,
 	if (seemingly_gone.count > 0)
 		surely_gone(binding, kind, &seemingly_gone, still_there, &gone);
 	if (gone.count > 0)
-	{
-		values[2] = uuid_list_datum(&gone);
-		template_execute(NULL, &close_gone, values, NULL, false);
-	}
+		attention_close(binding, kind, &gone);
 	if (open.count == RECHECK_LIMIT)
 	{
 		values[2] = uuid_list_datum(&open);

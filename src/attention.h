@@ -18,6 +18,7 @@
 #define ENTITY_BOOKING "booking"
 #define ENTITY_SLOT "slot"
 #define ENTITY_BUSINESS "business"
+#define ENTITY_PAYMENT "payment"
 
 typedef struct AttentionKind
 {
@@ -58,6 +59,8 @@ extern UuidList attention_fresh(Binding *binding,
 								bool closed_too);
 extern void attention_kept_back(Binding *binding, const AttentionKind *kind,
 								UuidList *ids);
+extern void attention_close(Binding *binding, const AttentionKind *kind,
+							const UuidList *ids);
 extern void attention_recheck(Binding *binding, const AttentionKind *kind,
 							  AttentionStillThere still_there);
 

@@ -35,6 +35,10 @@ typedef struct AuditedAction
 	{"data_corrected", "booking", false}, \
 	{"data_corrected", "slot", false}, \
 	{"data_corrected", "business", false}, \
+	{"payment_succeeded", "payment", true}, \
+	{"payment_failed", "payment", true}, \
+	{"payment_refunded", "payment", true}, \
+	{"data_corrected", "payment", false}, \
 	{"data_corrected", "system", false}, \
 	{"cron_failed", "system", false}, \
 	{"cron_recovered", "system", false}

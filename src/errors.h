@@ -28,6 +28,9 @@
 /* a status is guarded */
 #define ERRCODE_CUSOWN_GUARDED				MAKE_SQLSTATE('U', 'O', '0', '0', '7')
 
+/* an amount or a currency that does not fit */
+#define ERRCODE_CUSOWN_MISMATCH				MAKE_SQLSTATE('U', 'O', '0', '0', '8')
+
 /* the job is already running */
 #define ERRCODE_CUSOWN_JOB_RUNNING			MAKE_SQLSTATE('U', 'O', '0', '0', '9')
 

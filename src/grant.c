@@ -82,6 +82,8 @@ static const FunctionRight function_rights[] = {
 	{"cusown_cancel_booking", APPLICATION | OPERATOR},
 	{"cusown_undo_booking", APPLICATION | OPERATOR},
 	{"cusown_expire_if_due", APPLICATION | OPERATOR},
+	{"cusown_payment_transition", APPLICATION | OPERATOR},
+	{"cusown_expire_payments", APPLICATION | OPERATOR},
 	{"cusown_release_expired_holds", APPLICATION | OPERATOR},
 	{"cusown_resolve_double_bookings", OPERATOR},
 	{"cusown_keep_booking", OPERATOR},
@@ -142,6 +144,10 @@ static const TableRight table_rights[] = {
 	{"state_transition", "update", OPERATOR},
 	{"state_transition", "delete", OPERATOR},
 	{"state_machine", "select", MONITOR | APPLICATION | OPERATOR},
+	{"payment_refund", "select", MONITOR | APPLICATION | OPERATOR},
+	{"payment_refund", "insert", APPLICATION | OPERATOR},
+	{"payment_refund", "update", APPLICATION | OPERATOR},
+	{"payment_refund", "delete", OPERATOR},
 };
 
 /* rights on the application's tables that functions of a profile use */
@@ -164,6 +170,8 @@ static const ApplicationRight application_rights[] = {
 	{"payments", ACL_SELECT, "SELECT", MONITOR | APPLICATION | OPERATOR},
 	/* FOR SHARE asks for it */
 	{"payments", ACL_UPDATE, "UPDATE", APPLICATION | OPERATOR},
+	{"payment_audit_logs", ACL_SELECT, "SELECT", APPLICATION | OPERATOR},
+	{"payment_audit_logs", ACL_INSERT, "INSERT", APPLICATION | OPERATOR},
 	/* RETURNING asks for it */
 	{"audit_logs", ACL_SELECT, "SELECT", APPLICATION | OPERATOR},
 	{"audit_logs", ACL_INSERT, "INSERT", APPLICATION | OPERATOR},

@@ -9,8 +9,8 @@
  *
  * An application that was detached has no runs any more, so each run prunes
  * for it too, once it has nothing left to do for its own; its ledger as well,
- * by the same age.  What is open on its worklist stays, for when it is
- * attached again.
+ * and which refunds its payments had, by the same age.  What is open on its
+ * worklist stays, for when it is attached again.
  *
  *-------------------------------------------------------------------------
  */
@@ -72,6 +72,16 @@ static const Template prune_runs = {
 	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
 };
 
+static const Template prune_refunds = {
+	"WITH old AS MATERIALIZED (SELECT r.payment_id AS payment_id,"
+	" r.refund_ref AS refund_ref FROM cusown_ops.payment_refund r"
+	" WHERE r.app_schema = $1 AND r.at < $2 LIMIT $3 FOR UPDATE SKIP LOCKED)"
+	" DELETE FROM cusown_ops.payment_refund r USING old o"
+	" WHERE r.app_schema = $1 AND r.payment_id = o.payment_id"
+	" AND r.refund_ref = o.refund_ref",
+	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
+};
+
 /* each of its schemas once, by steps along an index that begins with it */
 #define SCHEMAS_OF(table) \
 	"(WITH RECURSIVE step AS ((SELECT t.app_schema FROM " table " t" \
@@ -85,7 +95,8 @@ static const Template prune_runs = {
 static const Template detached_schemas = {
 	"SELECT d.app_schema FROM (" SCHEMAS_OF("cusown_ops.change")
 	" UNION " SCHEMAS_OF("cusown_ops.attention")
-	" UNION " SCHEMAS_OF("cusown_ops.job_run") ") d"
+	" UNION " SCHEMAS_OF("cusown_ops.job_run")
+	" UNION " SCHEMAS_OF("cusown_ops.payment_refund") ") d"
 	" WHERE NOT EXISTS (SELECT FROM cusown_ops.binding n"
 	" WHERE n.app_schema = d.app_schema)",
 	0, {0}
@@ -122,8 +133,10 @@ prune_schema(JobRun *run, const NameData *schema, bool detached, int64 before)
 {
 	prune(run, &prune_changes, schema, before);
 	prune(run, &prune_attention, schema, before);
-	if (detached)
-		prune(run, &prune_runs, schema, before);
+	if (!detached)
+		return;
+	prune(run, &prune_runs, schema, before);
+	prune(run, &prune_refunds, schema, before);
 }
 
 static void
@@ -193,7 +206,7 @@ prune_body(void *state)
  *
  * Deletes at most max_rows of our own rows that are older than
  * cusown_ops.change_retention: changes, worklist entries that were closed, and
- * the ledger of applications that were detached.
+ * the ledger and refunds of applications that were detached.
  *
  * Errors: as cusown_expire_bookings().
  *

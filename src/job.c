@@ -52,6 +52,7 @@ static const Job *const jobs[] = {
 	&release_expired_holds_job,
 	&mark_no_show_job,
 	&prune_history_job,
+	&expire_payments_job,
 };
 
 /* one call of cusown_run_job() */

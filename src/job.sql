@@ -97,7 +97,7 @@ COMMENT ON COLUMN cusown_ops.job_run.source IS 'manual, cron, worker, lazy_heal 
 COMMENT ON COLUMN cusown_ops.job_run.started_at IS 'when it began';
 COMMENT ON COLUMN cusown_ops.job_run.finished_at IS 'when it ended; of a run that died, when that was found';
 COMMENT ON COLUMN cusown_ops.job_run.status IS 'running, succeeded, failed, cancelled, skipped (another run was under way, or the job is disabled) or died (its session went)';
-COMMENT ON COLUMN cusown_ops.job_run.changed IS 'bookings expired, slots released, bookings marked or rows pruned';
+COMMENT ON COLUMN cusown_ops.job_run.changed IS 'bookings or payments expired, slots released, bookings marked or rows pruned';
 COMMENT ON COLUMN cusown_ops.job_run.released IS 'slots released on the way';
 COMMENT ON COLUMN cusown_ops.job_run.attention IS 'entries written to the worklist';
 COMMENT ON COLUMN cusown_ops.job_run.looked_at IS 'candidates looked at';
@@ -149,7 +149,7 @@ COMMENT ON COLUMN cusown_ops.job_progress.job IS 'name of the job';
 COMMENT ON COLUMN cusown_ops.job_progress.source IS 'who started it: manual, cron, worker, lazy_heal or application';
 COMMENT ON COLUMN cusown_ops.job_progress.since IS 'when it began';
 COMMENT ON COLUMN cusown_ops.job_progress.batches IS 'batches committed that looked at something';
-COMMENT ON COLUMN cusown_ops.job_progress.done IS 'bookings expired, slots released, bookings marked or rows pruned so far';
+COMMENT ON COLUMN cusown_ops.job_progress.done IS 'bookings or payments expired, slots released, bookings marked or rows pruned so far';
 COMMENT ON COLUMN cusown_ops.job_progress.looked_at IS 'candidates looked at so far';
 COMMENT ON COLUMN cusown_ops.job_progress.done_per_second IS 'how many were done in a second, from its begin to its last batch';
 COMMENT ON COLUMN cusown_ops.job_progress.last_batch_at IS 'when the last batch was committed';

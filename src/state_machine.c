@@ -51,6 +51,8 @@ static const Transition shipped[] = {
 	{MACHINE_SLOT, "reserved", "expire", "available"},
 	{MACHINE_SLOT, "booked", "release", "available"},
 
+	{MACHINE_PAYMENT, "initiated", "process", "processing"},
+	{MACHINE_PAYMENT, "pending", "process", "processing"},
 	{MACHINE_PAYMENT, "initiated", "verify", "completed"},
 	{MACHINE_PAYMENT, "pending", "verify", "completed"},
 	{MACHINE_PAYMENT, "processing", "verify", "completed"},
@@ -58,8 +60,15 @@ static const Transition shipped[] = {
 	{MACHINE_PAYMENT, "pending", "fail", "failed"},
 	{MACHINE_PAYMENT, "processing", "fail", "failed"},
 	{MACHINE_PAYMENT, "initiated", "expire", "expired"},
+	{MACHINE_PAYMENT, "pending", "expire", "expired"},
+	{MACHINE_PAYMENT, "processing", "expire", "expired"},
+	/* what verify becomes where there is evidence, see payment_evidence.c */
+	{MACHINE_PAYMENT, "failed", "late_capture", "completed"},
+	{MACHINE_PAYMENT, "expired", "late_capture", "completed"},
+	{MACHINE_PAYMENT, "completed", "partial_refund", "partially_refunded"},
 	{MACHINE_PAYMENT, "completed", "refund", "refunded"},
-	{MACHINE_PAYMENT, "completed", "refund", "partially_refunded"},
+	{MACHINE_PAYMENT, "partially_refunded", "partial_refund", "partially_refunded"},
+	{MACHINE_PAYMENT, "partially_refunded", "refund", "refunded"},
 };
 
 static const Template added_transition = {
@@ -67,6 +76,21 @@ static const Template added_transition = {
 	" WHERE t.app_schema = $1 AND t.machine = $2 AND t.from_status = $3"
 	" AND t.event = $4 AND t.to_status = $5",
 	5, {NAMEOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+};
+
+/* $1 app_schema, $2 machine, $3 event; of $4, where it leads; to $5 */
+static const Template added_target = {
+	"SELECT t.to_status FROM cusown_ops.state_transition t"
+	" WHERE t.app_schema = $1 AND t.machine = $2 AND t.event = $3"
+	" AND t.from_status = $4",
+	4, {NAMEOID, TEXTOID, TEXTOID, TEXTOID}
+};
+
+static const Template added_to = {
+	"SELECT 1 FROM cusown_ops.state_transition t"
+	" WHERE t.app_schema = $1 AND t.machine = $2 AND t.event = $3"
+	" AND t.to_status = $4 LIMIT 1",
+	4, {NAMEOID, TEXTOID, TEXTOID, TEXTOID}
 };
 
 PG_FUNCTION_INFO_V1(cusown_shipped_transitions);
@@ -112,6 +136,70 @@ state_machine_allows(const Binding *binding, const char *machine,
 {
 	return is_shipped(machine, from_status, event, to_status) ||
 		is_added(binding, machine, from_status, event, to_status);
+}
+
+static uint64
+find_added(const Binding *binding, const Template *statement,
+		   const char *machine, const char *event, const char *status)
+{
+	Datum		values[4];
+	NameData	app_schema;
+
+	namestrcpy(&app_schema, binding->app_schema);
+	values[0] = NameGetDatum(&app_schema);
+	values[1] = CStringGetTextDatum(machine);
+	values[2] = CStringGetTextDatum(event);
+	values[3] = CStringGetTextDatum(status);
+	return template_execute(NULL, statement, values, NULL, false);
+}
+
+/*
+ * The status that an event leads to, or NULL where it is not allowed.  One that
+ * an owner lets lead to several says nothing.
+ */
+const char *
+state_machine_target(const Binding *binding, const char *machine,
+					 const char *from_status, const char *event)
+{
+	const char *target;
+	uint64		rows;
+
+	for (int i = 0; i < lengthof(shipped); i++)
+	{
+		if (strcmp(shipped[i].machine, machine) == 0 &&
+			strcmp(shipped[i].from_status, from_status) == 0 &&
+			strcmp(shipped[i].event, event) == 0)
+			return shipped[i].to_status;
+	}
+	rows = find_added(binding, &added_target, machine, event, from_status);
+	target = rows == 0 ? NULL : template_text(0, "to_status");
+	SPI_freetuptable(SPI_tuptable);
+	if (rows > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_CUSOWN_TRANSITION),
+				 errmsg("event \"%s\" of a %s in status \"%s\" leads to more than one status",
+						event, machine, from_status),
+				 errhint("Leave one of them in cusown_ops.state_transition.")));
+	return target;
+}
+
+/* whether the event leads to this status, from anywhere */
+bool
+state_machine_leads_to(const Binding *binding, const char *machine,
+					   const char *event, const char *to_status)
+{
+	bool		found;
+
+	for (int i = 0; i < lengthof(shipped); i++)
+	{
+		if (strcmp(shipped[i].machine, machine) == 0 &&
+			strcmp(shipped[i].event, event) == 0 &&
+			strcmp(shipped[i].to_status, to_status) == 0)
+			return true;
+	}
+	found = find_added(binding, &added_to, machine, event, to_status) > 0;
+	SPI_freetuptable(SPI_tuptable);
+	return found;
 }
 
 /* columns of cusown_ops.state_transition */

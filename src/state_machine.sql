@@ -6,7 +6,7 @@ CREATE FUNCTION cusown_ops.shipped_transitions(
   OUT event text,
   OUT to_status text)
 RETURNS SETOF record
-LANGUAGE c IMMUTABLE PARALLEL SAFE ROWS 25
+LANGUAGE c IMMUTABLE PARALLEL SAFE ROWS 35
 AS 'MODULE_PATHNAME', 'cusown_shipped_transitions';
 
 COMMENT ON FUNCTION cusown_ops.shipped_transitions() IS

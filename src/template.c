@@ -16,6 +16,8 @@
  *					domain over an enum are cast to text, so that one set of
  *					operators serves
  * {?slots.status}	nothing; only says that the part needs this name
+ * {^slots.status}	the column's type, for CAST (... AS ...) of a parameter that is
+ *					written to it
  * [ ... ]			falls away where a name in it is not bound; may be nested.
  *					[] and [1] are SQL
  * =, <, || ...		become OPERATOR(pg_catalog.=) and so on: plans are kept
@@ -135,7 +137,21 @@ append_column(Expansion *x, const char *relation, const char *attribute)
 		appendStringInfoString(x->out, "::pg_catalog.text");
 }
 
-/* {relation}, {relation.attribute} or {?either} */
+static void
+append_type(Expansion *x, const char *relation, const char *attribute)
+{
+	int			length = x->out->len;
+	const BoundColumn *bound;
+
+	append_column(x, relation, attribute);
+	x->out->len = length;
+	x->out->data[length] = '\0';
+	bound = binding_column(x->binding, relation, attribute);
+	if (bound != NULL)
+		appendStringInfoString(x->out, format_type_be_qualified(bound->type));
+}
+
+/* {relation}, {relation.attribute}, {?either} or {^relation.attribute} */
 static void
 expand_name(Expansion *x)
 {
@@ -143,9 +159,10 @@ expand_name(Expansion *x)
 	const char *end = strchr(x->at, '}');
 	int			length = x->out->len;
 	bool		only_asked = x->at[1] == '?';
+	bool		is_type = x->at[1] == '^';
 	char	   *dot;
 
-	if (only_asked)
+	if (only_asked || is_type)
 		x->at++;
 	if (x->binding == NULL || end == NULL || end - x->at > MAX_NAME_LENGTH)
 		elog(ERROR, "misplaced brace in template");
@@ -159,7 +176,10 @@ expand_name(Expansion *x)
 	else
 	{
 		*dot = '\0';
-		append_column(x, name, dot + 1);
+		if (is_type)
+			append_type(x, name, dot + 1);
+		else
+			append_column(x, name, dot + 1);
 	}
 	if (only_asked)
 	{

@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(281);
+SELECT plan(301);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -155,7 +155,14 @@ INSERT INTO t.act (what, sql) VALUES
   ('resolve double bookings',    'SELECT count(*) FROM cusown_resolve_double_bookings(kind => ''overlap'')'),
   ('decide by hand',             'SELECT cusown_keep_booking(md5(''booking confirmed_coming 1'')::uuid, true)'),
   ('repair slots',               'SELECT count(*) FROM cusown_repair_slots()'),
-  ('see what keeps double bookings away', 'SELECT count(*) FROM cusown_install_constraints()');
+  ('see what keeps double bookings away', 'SELECT count(*) FROM cusown_install_constraints()'),
+  ('move a payment',
+   'SELECT * FROM cusown_payment_transition((SELECT id FROM payments WHERE status = ''processing'' ORDER BY id LIMIT 1), ''partial_refund'', refund_amount => 1, refund_ref => ''x'')'),
+  ('expire payments',            'SELECT * FROM cusown_expire_payments()'),
+  ('see refunds',                'SELECT count(*) FROM cusown_ops.payment_refund'),
+  ('forget refunds',             'DELETE FROM cusown_ops.payment_refund'),
+  ('forge the trail of a payment',
+   'UPDATE payment_audit_logs SET reason = reason');
 
 CREATE TABLE t.may (profile text, what text);
 INSERT INTO t.may
@@ -163,19 +170,19 @@ SELECT p, w FROM unnest(ARRAY['monitor', 'application', 'operator']) p,
   unnest(ARRAY['see what is due', 'see the transitions', 'see the binding', 'see the worklist',
                'see added transitions', 'call shipped_transitions()', 'read bookings',
                'see what was changed', 'see the jobs', 'see whether jobs run', 'see the ledger',
-               'see progress', 'see double bookings', 'read the businesses'' clocks']) w
+               'see progress', 'see double bookings', 'read the businesses'' clocks', 'see refunds']) w
 UNION ALL
 SELECT p, w FROM unnest(ARRAY['application', 'operator']) p,
   unnest(ARRAY['expire', 'expire as a dry run', 'expire on a request', 'write a request''s run', 'release holds', 'mark no-shows',
                'confirm a booking', 'reject a booking', 'cancel a booking', 'undo an answer',
-               'add to the worklist', 'change the worklist',
+               'add to the worklist', 'change the worklist', 'move a payment', 'expire payments',
                'cancel a booking by itself', 'read audit rows', 'write audit rows']) w
 UNION ALL
 SELECT 'operator', w FROM unnest(ARRAY[
   'override a guard', 'see the guard', 'close an entry', 'attach', 'attach as a dry run', 'detach', 'add a transition',
   'change transitions', 'remove transitions', 'write a binding', 'change a binding',
   'remove bindings', 'empty the worklist', 'resolve double bookings', 'decide by hand', 'repair slots',
-  'see what keeps double bookings away', 'change a job', 'write a job''s run', 'change the ledger', 'delete from the ledger']) w;
+  'see what keeps double bookings away', 'forget refunds', 'change a job', 'write a job''s run', 'change the ledger', 'delete from the ledger']) w;
 
 -- an assertion for each act of a profile
 CREATE FUNCTION t.check_profile(p_profile text) RETURNS SETOF text

@@ -99,8 +99,19 @@ is( $node->safe_psql(
 make_database($node, 'source');
 attach_minimal($node, 'source', q{jsonb_set(%s, '{payments}', 'null')});
 
+# a refund that has a reference
+my $refund = q{SELECT changed FROM cusown_payment_transition(
+	(SELECT p.id FROM payments p JOIN bookings b ON b.id = p.booking_id
+	  WHERE b.status = 'confirmed' AND (p.status = 'completed' OR p.refund_reason = 'the first one')
+	  ORDER BY p.refund_reason, p.id LIMIT 1),
+	'partial_refund', reason => 'the first one', refund_amount => 100, refund_ref => 'r1')};
+
 # Some are expired, others are left for the restored database; one entry of
 # the worklist is closed by hand, one is kept back.
+$node->safe_psql(
+	'source', qq{
+	SET cusown_ops.app_schema = 'public';
+	$refund});
 $node->safe_psql(
 	'source', q{
 	SET cusown_ops.app_schema = 'public';
@@ -160,6 +171,7 @@ my $schema = dump_of('source', '-s', '-N', 'shop');
 
 is( $node->safe_psql('source',
 		q{SELECT (SELECT count(*) > 0 FROM cusown_ops.state_transition)
+			AND (SELECT count(*) = 1 FROM cusown_ops.payment_refund)
 			AND (SELECT count(DISTINCT app_schema) = 2 FROM cusown_ops.binding)
 			AND (SELECT count(DISTINCT app_schema) = 2 FROM cusown_ops.attention)
 			AND (SELECT count(*) > 0 FROM cusown_ops.attention WHERE closed_at IS NOT NULL)}),
@@ -214,6 +226,9 @@ foreach my $database (qw(from_custom from_sql))
 		"$database: expiry goes on where it was");
 	is($node->safe_psql($database, 'SELECT count(*) FROM verify_audit_chain()'),
 		'0', "$database: in the same audit chain");
+
+	is($node->safe_psql($database, qq{SET cusown_ops.app_schema = 'public'; $refund}),
+		'f', "$database: a refund that was told before does not count again");
 
 	# the first booking that was in flight is paid now
 	is( $node->safe_psql($database,

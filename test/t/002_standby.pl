@@ -108,6 +108,8 @@ my %refused = (
 	'cusown_keep_booking((SELECT min(id::text)::uuid FROM bookings))' => 'keeping a booking',
 	'cusown_repair_slots(dry_run => true)' => 'repairing slots',
 	'cusown_install_constraints(blocking => true)' => 'building an index',
+	"cusown_payment_transition((SELECT min(id::text)::uuid FROM payments), 'verify')" => 'verifying a payment',
+	'cusown_expire_payments(dry_run => true)' => 'expiring payments',
 	"cusown_grant('postgres', 'operator')" => 'granting');
 
 foreach my $call (sort keys %refused)

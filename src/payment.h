@@ -1,0 +1,73 @@
+/*-------------------------------------------------------------------------
+ *
+ * payment.h
+ *	  What happens to one payment.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CUSOWN_PAYMENT_H
+#define CUSOWN_PAYMENT_H
+
+#include "utils/jsonb.h"
+#include "utils/uuid.h"
+
+#include "binding.h"
+
+/* events that are more than their name */
+#define EVENT_VERIFY "verify"
+#define EVENT_LATE_CAPTURE "late_capture"
+#define EVENT_PARTIAL_REFUND "partial_refund"
+#define EVENT_REFUND "refund"
+
+/* a status of the application, copied: it outlives the statement */
+typedef struct PaymentStatus
+{
+	char text[	NAMEDATALEN];
+} PaymentStatus;
+
+/* one call of cusown_payment_transition() */
+typedef struct PaymentCall
+{
+	pg_uuid_t	id;
+	const char *event;			/* a partial refund may turn out to be whole */
+	const pg_uuid_t *actor;		/* NULL: the system */
+	const char *actor_type;		/* owner or system */
+	const char *reason;			/* or NULL */
+	Jsonb	   *evidence;		/* an object, or NULL */
+	const char *provider_ref;	/* or NULL */
+	bool		has_refund_amount;
+	int64		refund_amount;	/* with refund_ref of that refund, else of all
+								 * so far */
+	const char *refund_ref;		/* or NULL */
+	const char *method;			/* of verification */
+	Binding    *binding;
+	/* what was found under the lock */
+	PaymentStatus status;		/* moves on with each step */
+	bool		has_booking;
+	pg_uuid_t	booking_id;
+	char	   *old_provider_ref;	/* or NULL */
+	bool		has_amount;		/* of the payment */
+	int64		amount;
+	int64		refunded;		/* before this refund */
+	/* what is made of a refund */
+	bool		has_total;
+	int64		total;			/* refunded with this refund */
+	/* the result */
+	PaymentStatus from_status;
+	bool		changed;
+} PaymentCall;
+
+/* payment.c */
+extern char *payment_text(const pg_uuid_t *id);
+extern void payment_recheck_cancelled(Binding *binding);
+
+/* payment_evidence.c */
+extern void payment_read_evidence(PaymentCall *call);
+extern void payment_require_evidence(const PaymentCall *call);
+
+/* payment_refund.c */
+extern bool payment_is_refund(const char *event);
+extern bool payment_weigh_refund(PaymentCall *call);
+extern void payment_remember_refund(const PaymentCall *call);
+
+#endif							/* CUSOWN_PAYMENT_H */

@@ -1,0 +1,180 @@
+/*-------------------------------------------------------------------------
+ *
+ * payment_refund.c
+ *	  What the refunds of a payment add up to.
+ *
+ * A refund with a reference adds its amount, once.  An amount without one is the
+ * provider's figure for all refunds so far, of which the greatest counts, in
+ * whatever order they come.  Never more than was paid.
+ *
+ * The total is the payment's own, where the application has a column for it.
+ * The references are in cusown_ops.payment_refund: the application has no place
+ * for them that keeps one from being there twice.  A row there with an empty
+ * reference holds what figures without one have added, so that the rows of a
+ * payment add up to the total where the application has no column.
+ *
+ * Whoever is here holds the payment's lock, so nobody else writes its rows.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "common/int.h"
+#include "utils/builtins.h"
+
+#include "compat.h"
+#include "errors.h"
+#include "payment.h"
+#include "template.h"
+
+/* of figures that came without one */
+#define NO_REFERENCE ""
+
+/* of the payment $2 of the application $1, $3 reference */
+static const Template read_refunds = {
+	"SELECT (pg_catalog.sum(r.amount))::int8 AS total,"
+	" pg_catalog.max(r.amount) FILTER (WHERE r.refund_ref = $3) AS known"
+	" FROM cusown_ops.payment_refund r"
+	" WHERE r.app_schema = $1 AND r.payment_id = $2",
+	3, {NAMEOID, UUIDOID, TEXTOID}
+};
+
+static const Template add_refund = {
+	"INSERT INTO cusown_ops.payment_refund AS r"
+	" (app_schema, payment_id, refund_ref, amount) VALUES ($1, $2, $3, $4)"
+	" ON CONFLICT (app_schema, payment_id, refund_ref)"
+	" DO UPDATE SET amount := (r.amount + excluded.amount)",
+	4, {NAMEOID, UUIDOID, TEXTOID, INT8OID}
+};
+
+bool
+payment_is_refund(const char *event)
+{
+	return strcmp(event, EVENT_REFUND) == 0 ||
+		strcmp(event, EVENT_PARTIAL_REFUND) == 0;
+}
+
+static Name
+schema_of(const PaymentCall *call)
+{
+	Name		schema = palloc0(sizeof(NameData));
+
+	namestrcpy(schema, call->binding->app_schema);
+	return schema;
+}
+
+/* what our own table says; false where the reference is not known */
+static bool
+read_known(PaymentCall *call, int64 *known)
+{
+	Datum		values[3];
+	char		nulls[] = "   ";
+	bool		isnull;
+	Datum		total;
+
+	values[0] = NameGetDatum(schema_of(call));
+	values[1] = UUIDPGetDatum(&call->id);
+	nulls[2] = call->refund_ref == NULL ? 'n' : ' ';
+	values[2] = call->refund_ref == NULL ? (Datum) 0 :
+		CStringGetTextDatum(call->refund_ref);
+	template_execute(NULL, &read_refunds, values, nulls, false);
+	total = template_column(0, "total", &isnull);
+	if (binding_column(call->binding, "payments", "refund_amount") == NULL)
+		call->refunded = isnull ? 0 : DatumGetInt64(total);
+	*known = DatumGetInt64(template_column(0, "known", &isnull));
+	SPI_freetuptable(SPI_tuptable);
+	return !isnull;
+}
+
+pg_noreturn static void
+too_much(const PaymentCall *call)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CUSOWN_MISMATCH),
+			 errmsg("payment %s cannot be refunded by more than its amount",
+					payment_text(&call->id)),
+			 errdetail("Of " INT64_FORMAT " are refunded " INT64_FORMAT ", and would be " INT64_FORMAT ".",
+					   call->amount, call->refunded, call->total)));
+}
+
+static void
+add_up(PaymentCall *call)
+{
+	call->has_total = true;
+	if (!call->has_refund_amount)
+	{
+		/* the rest, as far as we know how much that is */
+		call->total = call->has_amount ? Max(call->amount, call->refunded) :
+			call->refunded;
+		call->has_total = call->has_amount;
+	}
+	else if (call->refund_ref == NULL)
+		call->total = Max(call->refunded, call->refund_amount);
+	else if (pg_add_s64_overflow(call->refunded, call->refund_amount,
+								 &call->total))
+		call->total = PG_INT64_MAX;
+}
+
+/* a refund is whole when nothing is left, whatever it is called */
+static void
+check_total(PaymentCall *call)
+{
+	if (!call->has_amount)
+		return;
+	if (call->total > call->amount)
+		too_much(call);
+	if (call->total == call->amount)
+		call->event = EVENT_REFUND;
+	else if (strcmp(call->event, EVENT_REFUND) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CUSOWN_MISMATCH),
+				 errmsg("payment %s would not be refunded wholly",
+						payment_text(&call->id)),
+				 errdetail("Of " INT64_FORMAT " would be refunded " INT64_FORMAT ".",
+						   call->amount, call->total),
+				 errhint("The event of a refund that leaves something is partial_refund.")));
+}
+
+/*
+ * What a refund makes of the payment: its total, and whether it is whole.  False
+ * where its reference says that it was told before; raises UO008 where it does
+ * not fit.
+ */
+bool
+payment_weigh_refund(PaymentCall *call)
+{
+	int64		known;
+
+	if (read_known(call, &known))
+	{
+		if (call->has_refund_amount && call->refund_amount != known)
+			ereport(ERROR,
+					(errcode(ERRCODE_CUSOWN_MISMATCH),
+					 errmsg("refund \"%s\" of payment %s is known with another amount",
+							call->refund_ref, payment_text(&call->id)),
+					 errdetail("It is known with " INT64_FORMAT ", and told now with " INT64_FORMAT ".",
+							   known, call->refund_amount)));
+		return false;
+	}
+	add_up(call);
+	check_total(call);
+	return true;
+}
+
+/* behind the change, which has made the total the payment's */
+void
+payment_remember_refund(const PaymentCall *call)
+{
+	int64		added = call->total - call->refunded;
+	Datum		values[4];
+
+	if (call->refund_ref == NULL && added == 0)
+		return;
+	values[0] = NameGetDatum(schema_of(call));
+	values[1] = UUIDPGetDatum(&call->id);
+	values[2] = CStringGetTextDatum(call->refund_ref != NULL ?
+									call->refund_ref : NO_REFERENCE);
+	values[3] = Int64GetDatum(added);
+	template_execute(NULL, &add_refund, values, NULL, false);
+}
