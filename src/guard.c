@@ -134,15 +134,18 @@ guard_execute(Binding *binding, const char *relation, const pg_uuid_t *id,
 			  const char *nulls)
 {
 	Permission	outer = permission;
+	Permission	given = {
+		.subtransaction = GetCurrentSubTransactionId(),
+		.trigger_depth = trigger_depth(),
+		.relid = binding_relation(binding, relation)->relid,
+		.id = *id,
+		.is_given = true,
+	};
 	volatile uint64 rows = 0;
 
 	PG_TRY();
 	{
-		permission.subtransaction = GetCurrentSubTransactionId();
-		permission.trigger_depth = trigger_depth();
-		permission.relid = binding_relation(binding, relation)->relid;
-		permission.id = *id;
-		permission.is_given = true;
+		permission = given;
 		rows = template_execute(binding, statement, values, nulls, false);
 	}
 	PG_FINALLY();
