@@ -93,7 +93,7 @@ DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry job cron cron_health worker change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard job cron cron_health worker change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

@@ -324,6 +324,7 @@ ask_state_machine(Call *call)
 static uint64
 change_rows(Call *call)
 {
+	UuidList	ids = {&call->id, 1, 1, true};
 	Datum		values[9];
 	char		nulls[] = "         ";
 
@@ -340,7 +341,7 @@ change_rows(Call *call)
 		CStringGetTextDatum(call->reason);
 	values[8] = UUIDPGetDatum(call->payment);
 	nulls[8] = call->payment == NULL ? 'n' : ' ';
-	return guard_execute(call->binding, "bookings", &call->id,
+	return guard_execute(call->binding, "bookings", &ids,
 						 call->decision.change, values, nulls);
 }
 

@@ -4,8 +4,9 @@
  *	  Keeps statuses from being changed otherwise than they may be.
  *
  * A trigger on the application's table, made by guard_install.c, which asks the
- * state machine about each change of status, and in mode functions lets a
- * booking become confirmed by our functions only.  It fires AFTER each row: a
+ * state machine about each change of status, and in mode functions lets a booking
+ * become confirmed, and a payment change, by our functions only.  It fires AFTER
+ * each row: a
  * BEFORE trigger that comes later could still change it, and INSERT ... ON
  * CONFLICT DO UPDATE of a row that stays as it is must pass.  Whoever writes the
  * table runs it, without rights of ours: it reads its mode from its arguments, and
@@ -53,6 +54,7 @@
 #include "errors.h"
 #include "guard.h"
 #include "state_machine.h"
+#include "uuid_list.h"
 #include "verb.h"
 
 /* what one statement of ours may do */
@@ -62,7 +64,7 @@ typedef struct Permission
 	SubTransactionId subtransaction;
 	int			trigger_depth;	/* of the statement: its triggers are deeper */
 	Oid			relid;			/* as bound: of a partitioned table the root */
-	pg_uuid_t	id;
+	UuidList   *ids;
 } Permission;
 
 /* what a trigger's arguments mean in its table, found once in a statement */
@@ -125,20 +127,21 @@ trigger_depth(void)
 }
 
 /*
- * template_execute() of a statement that may change the status of the row id of
+ * template_execute() of a statement that may change the status of the rows ids of
  * a relation, given by its canonical name, as the guard lets only us do.
  */
 uint64
-guard_execute(Binding *binding, const char *relation, const pg_uuid_t *id,
+guard_execute(Binding *binding, const char *relation, const UuidList *ids,
 			  const Template *statement, const Datum *values,
 			  const char *nulls)
 {
 	Permission	outer = permission;
+	UuidList	copy = uuid_list_copy(ids); /* looking sorts it */
 	Permission	given = {
 		.subtransaction = GetCurrentSubTransactionId(),
 		.trigger_depth = trigger_depth(),
 		.relid = binding_relation(binding, relation)->relid,
-		.id = *id,
+		.ids = &copy,
 		.is_given = true,
 	};
 	volatile uint64 rows = 0;
@@ -187,12 +190,12 @@ read_id(const Columns *columns, TupleTableSlot *row, pg_uuid_t *id)
 }
 
 static bool
-is_id(const Guarded *guarded, const pg_uuid_t *id)
+is_one_of(const Guarded *guarded, UuidList *ids)
 {
 	pg_uuid_t	mine;
 
 	return read_id(guarded->columns, guarded->row, &mine) &&
-		memcmp(&mine, id, sizeof(mine)) == 0;
+		uuid_list_contains(ids, &mine);
 }
 
 static bool
@@ -202,7 +205,7 @@ is_permitted(const Guarded *guarded)
 		permission.subtransaction == GetCurrentSubTransactionId() &&
 		permission.trigger_depth + 1 == trigger_depth() &&
 		is_or_is_part_of(guarded->data->tg_relation, permission.relid) &&
-		is_id(guarded, &permission.id);
+		is_one_of(guarded, permission.ids);
 }
 
 static bool
@@ -340,11 +343,13 @@ note_departure(const TriggerData *data, const Columns *columns)
 static bool
 has_departed(const Guarded *guarded)
 {
+	UuidList	gone = {&departure.id, 1};
+
 	return departure.command != InvalidCommandId &&
 		departure.command ==
 		HeapTupleHeaderGetCmin(guarded->data->tg_trigtuple->t_data) &&
 		departure.root == root_of(guarded->data->tg_relation) &&
-		is_id(guarded, &departure.id);
+		is_one_of(guarded, &gone);
 }
 
 /* ---------- the trigger ---------- */
@@ -357,6 +362,12 @@ id_of(const Guarded *guarded)
 	return read_id(guarded->columns, guarded->row, &id) ?
 		DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&id))) :
 		pstrdup("without an id");
+}
+
+static bool
+is_of(const Guarded *guarded, const char *machine)
+{
+	return strcmp(guarded->args[GUARD_MACHINE], machine) == 0;
 }
 
 static void
@@ -378,10 +389,33 @@ refuse_stranger(const Guarded *guarded)
 			 errmsg("%s %s must not become %s by this statement",
 					guarded->args[GUARD_MACHINE], id_of(guarded),
 					guarded->to_status),
+			 is_of(guarded, MACHINE_PAYMENT) ?
+			 errhint("Call cusown_payment_transition(), which writes the audit trail, and takes evidence for what was given up.") :
 			 errhint("Call cusown_confirm_booking(), which looks who else stands on the slot.")));
 }
 
-/* an INSERT is no transition: a row may be born in any status but this one */
+/*
+ * Whether only our functions may do this.  What they know more of: who else stands
+ * on the slot of a booking; and of a payment, that money which comes late takes
+ * evidence, whoever asks.
+ */
+static bool
+is_reserved(const Guarded *guarded)
+{
+	char	  **args = guarded->args;
+	bool		is_payment = is_of(guarded, MACHINE_PAYMENT);
+
+	if (is_payment && guarded->is_new)
+		return false;
+	if (strcmp(args[GUARD_MODE], GUARD_TRANSITIONS) == 0)
+		return is_payment &&
+			state_machine_takes_evidence(args[GUARD_APP_SCHEMA],
+										 guarded->from_status,
+										 guarded->to_status);
+	return is_payment || strcmp(guarded->to_status, "confirmed") == 0;
+}
+
+/* an INSERT is no transition: a row may be born in any status, but see above */
 static void
 judge(const Guarded *guarded)
 {
@@ -395,9 +429,7 @@ judge(const Guarded *guarded)
 	if (!guarded->is_new &&
 		!state_machine_has(args[GUARD_APP_SCHEMA], args[GUARD_MACHINE], from, to))
 		refuse_transition(guarded);
-	else if (strcmp(to, GUARDED_STATUS) == 0 &&
-			 strcmp(args[GUARD_MODE], GUARD_TRANSITIONS) != 0 &&
-			 !is_permitted(guarded))
+	else if (is_reserved(guarded) && !is_permitted(guarded))
 		refuse_stranger(guarded);
 }
 

@@ -8,10 +8,9 @@
 #ifndef CUSOWN_GUARD_H
 #define CUSOWN_GUARD_H
 
-#include "utils/uuid.h"
-
 #include "binding.h"
 #include "template.h"
+#include "uuid_list.h"
 
 /* the arguments of a guard's trigger, in this order */
 typedef enum GuardArg
@@ -30,12 +29,9 @@ typedef enum GuardArg
 #define GUARD_TRANSITIONS "transitions"
 #define GUARD_FUNCTIONS "functions"
 
-/* what is reached by our functions only, in the mode of that name */
-#define GUARDED_STATUS "confirmed"
-
 extern void guard_init(void);
 extern uint64 guard_execute(Binding *binding, const char *relation,
-							const pg_uuid_t *id, const Template *statement,
+							const UuidList *ids, const Template *statement,
 							const Datum *values, const char *nulls);
 extern void guard_remove(const char *app_schema);
 extern void guard_follow(const char *app_schema);

@@ -16,18 +16,18 @@ CREATE FUNCTION @extschema@.cusown_guard(
   OUT relation text,
   OUT guard text)
 RETURNS SETOF record
-LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1
+LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 2
 AS 'MODULE_PATHNAME', 'cusown_guard';
 
 COMMENT ON FUNCTION @extschema@.cusown_guard(text, name) IS
-'Sets how the statuses of an application''s bookings are guarded by triggers on their table, and shows it.
-mode: off; warn (a WARNING for what the other modes refuse); transitions (changes of status that the state machine does not have are UO003, whoever asks); functions (and a booking becomes confirmed through cusown_confirm_booking() only, else UO007); null: only show.
+'Sets how the statuses of an application''s bookings and payments are guarded by triggers on their tables, and shows it.
+mode: off; warn (a WARNING for what the other modes refuse); transitions (changes of status that the state machine does not have are UO003, whoever asks); a late capture of a payment takes cusown_payment_transition(), as it takes evidence, else UO007); functions (and a booking becomes confirmed through cusown_confirm_booking() only, and the status of a payment changes through our functions only, else UO007); null: only show.
 app_schema: the attached application; null: the one that cusown_ops.app_schema chooses.
 The application may change the type of its status column and drop it. Where the column is renamed or gone, writes of the table are UO001 (mode warn: a WARNING for each statement) until cusown_attach() is told its name, which sets the guard anew, or the guard is off.
 A row that goes to another partition changes from the status that it had.
-Not guarded is what session_replication_role = replica writes, as a subscription does, DELETE and TRUNCATE, and tables that inherit from the bookings table without being its partitions.
-Errors: 22023 unknown mode; UO001 no application attached; 42501 the table belongs to another; 55P03 the table was in use for two seconds.
-Locks: none where the guard is as it should be; else ACCESS EXCLUSIVE on the bookings table (SHARE ROW EXCLUSIVE where it was not guarded), to the end of the transaction.
+Not guarded is what session_replication_role = replica writes, as a subscription does, DELETE and TRUNCATE, and tables that inherit from these without being their partitions.
+Errors: 22023 unknown mode; UO001 no application attached; 42501 a table belongs to another; 55P03 a table was in use for two seconds.
+Locks: none where the guard is as it should be; else ACCESS EXCLUSIVE on the tables (SHARE ROW EXCLUSIVE where it was not guarded), to the end of the transaction.
 Source: runbook Double Booking Alert, step 4.';
 
 CREATE FUNCTION @extschema@.cusown_override(reason text)

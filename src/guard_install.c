@@ -42,10 +42,10 @@ typedef struct GuardedTable
 
 static const GuardedTable guarded_tables[] = {
 	{"bookings", MACHINE_BOOKING},
+	{"payments", MACHINE_PAYMENT},
 };
 
-/* the names of what is there, with room for the next entity */
-static const char *const relations_guarded[] = {"bookings", NULL};
+static const char *const relations_guarded[] = {"bookings", "payments", NULL};
 
 static const char *const modes[] = {
 	GUARD_OFF, GUARD_WARN, GUARD_TRANSITIONS, GUARD_FUNCTIONS
@@ -239,13 +239,25 @@ guard_table(const Binding *binding, const GuardedTable *guarded,
 					 binding_relation(binding, guarded->relation)->relid);
 }
 
+/* payments need not be bound, nor their ids */
+static bool
+can_be_guarded(const Binding *binding, const GuardedTable *guarded)
+{
+	return binding_relation(binding, guarded->relation) != NULL &&
+		binding_column(binding, guarded->relation, "id") != NULL &&
+		binding_column(binding, guarded->relation, "status") != NULL;
+}
+
 static void
 guard_tables(const char *app_schema, const char *mode, List *triggers)
 {
 	Binding    *binding = binding_use_schema(app_schema, relations_guarded);
 
 	for (int i = 0; i < lengthof(guarded_tables); i++)
-		guard_table(binding, &guarded_tables[i], mode, triggers);
+	{
+		if (can_be_guarded(binding, &guarded_tables[i]))
+			guard_table(binding, &guarded_tables[i], mode, triggers);
+	}
 }
 
 /* an application that is guarded is attached anew: guards what is bound now */
@@ -261,7 +273,7 @@ guard_follow(const char *app_schema)
 
 /* ---------- the function ---------- */
 
-/* a table that is not guarded, by its name as bound */
+/* a table that is not guarded, by its name as bound; NULL where it cannot be */
 static char *
 bound_table(const char *app_schema, const GuardedTable *guarded)
 {
@@ -269,9 +281,12 @@ bound_table(const char *app_schema, const GuardedTable *guarded)
 	const BoundRelation *relation = binding_relation(binding,
 													 guarded->relation);
 
+	if (!can_be_guarded(binding, guarded))
+		return NULL;
 	return quote_qualified_identifier(relation->schema, relation->name);
 }
 
+/* where there are guards, only those are shown: the binding need not resolve */
 static void
 put_mode(GuardCall *call, const GuardedTable *guarded, List *triggers)
 {
@@ -292,8 +307,10 @@ put_mode(GuardCall *call, const GuardedTable *guarded, List *triggers)
 		if (trigger->is_enabled)
 			mode = trigger->args[GUARD_MODE];
 	}
-	if (table == NULL)
+	if (triggers == NIL)
 		table = bound_table(call->app_schema, guarded);
+	if (table == NULL)
+		return;
 	namestrcpy(&app_schema, call->app_schema);
 	values[0] = NameGetDatum(&app_schema);
 	values[1] = CStringGetTextDatum(guarded->machine);

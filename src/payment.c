@@ -39,6 +39,7 @@
 #include "change.h"
 #include "compat.h"
 #include "errors.h"
+#include "guard.h"
 #include "payment.h"
 #include "state_machine.h"
 #include "template.h"
@@ -414,6 +415,7 @@ change_rows(PaymentCall *call, const Step *step, const Way *way)
 {
 	Datum		values[10];
 	char		nulls[] = "          ";
+	UuidList	ids = {&call->id, 1, 1, true};
 
 	values[0] = UUIDPGetDatum(&call->id);
 	set_text(values, nulls, 2, step->from.text);
@@ -432,7 +434,8 @@ change_rows(PaymentCall *call, const Step *step, const Way *way)
 	}
 	else
 		set_text(values, nulls, 10, call->method);
-	if (template_execute(call->binding, way->change, values, nulls, false) != 1)
+	if (guard_execute(call->binding, "payments", &ids, way->change, values,
+					  nulls) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 				 errmsg("payment %s could not be changed to status \"%s\" with its audit rows",

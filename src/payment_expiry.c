@@ -30,6 +30,7 @@
 #include "attention.h"
 #include "audit.h"
 #include "change.h"
+#include "guard.h"
 #include "job.h"
 #include "payment.h"
 #include "split.h"
@@ -301,9 +302,9 @@ expire_some(void *state, int first, int count)
 
 	values[0] = uuid_list_datum(&payments);
 	values[1] = CStringGetTextDatum(expiry->source);
-	rows = template_execute(expiry->binding,
-							has_log ? &expire_with_log : &expire_with_audit,
-							values, NULL, false);
+	rows = guard_execute(expiry->binding, "payments", &payments,
+						 has_log ? &expire_with_log : &expire_with_audit,
+						 values, NULL);
 	told = record_changes(expiring, rows);
 	split_fire_deferred(&expiry->split);
 	changed = read_changed(expiry, values[0]);

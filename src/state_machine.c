@@ -248,6 +248,15 @@ is_added_by_any_event(const char *app_schema, const char *machine,
 	return found;
 }
 
+/* whether a payment goes there by a late capture only */
+bool
+state_machine_takes_evidence(const char *app_schema, const char *from_status,
+							 const char *to_status)
+{
+	return is_shipped(MACHINE_PAYMENT, from_status, "late_capture", to_status) &&
+		!is_added_by_any_event(app_schema, MACHINE_PAYMENT, from_status, to_status);
+}
+
 /* whether any event leads from one status to the other */
 bool
 state_machine_has(const char *app_schema, const char *machine,

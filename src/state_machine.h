@@ -24,6 +24,9 @@ extern const char *state_machine_target(const Binding *binding,
 extern bool state_machine_leads_to(const Binding *binding,
 								   const char *machine, const char *event,
 								   const char *to_status);
+extern bool state_machine_takes_evidence(const char *app_schema,
+										 const char *from_status,
+										 const char *to_status);
 extern bool state_machine_has(const char *app_schema, const char *machine,
 							  const char *from_status, const char *to_status);
 extern void state_machine_require(const Binding *binding, const char *machine,

@@ -84,6 +84,17 @@ uuid_list_append_stream(UuidList *list, struct Binding *binding,
 					&stream);
 }
 
+UuidList
+uuid_list_copy(const UuidList *list)
+{
+	UuidList	copy = *list;
+
+	copy.capacity = list->count;
+	copy.items = palloc(Max(list->count, 1) * sizeof(pg_uuid_t));
+	memcpy(copy.items, list->items, list->count * sizeof(pg_uuid_t));
+	return copy;
+}
+
 void
 uuid_list_sort(UuidList *list)
 {
