@@ -324,6 +324,7 @@ UPDATE businesses SET concurrent_booking_capacity = 1;
 CALL make_overlaps();
 UPDATE slots SET status = 'available' WHERE id = id_of('slot', 1);
 UPDATE slots SET status = 'reserved', reserved_until = now() + interval '1 hour' WHERE id = id_of('slot', 1);
+UPDATE slots SET reserved_until = now() + interval '1 hour' WHERE id = id_of('slot', 8);
 INSERT INTO bookings (id, business_id, slot_id, customer_name, customer_phone, booking_id)
 VALUES (id_of('booking', 21), id_of('business', 1), id_of('slot', 3), 'Customer', '+910000000001', 'CODE21'),
        (id_of('booking', 22), id_of('business', 1), id_of('slot', 1), 'Customer', '+910000000001', 'CODE22');
