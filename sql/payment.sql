@@ -269,6 +269,7 @@ DROP TRIGGER drop_row ON payments;
 CREATE FUNCTION turn_back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.status = 'pending'; RETURN NEW; END $$;
 CREATE TRIGGER turn_back BEFORE UPDATE ON payments FOR EACH ROW EXECUTE FUNCTION turn_back();
 SELECT * FROM cusown_payment_transition(p(16), 'verify'); -- fails
+SELECT * FROM cusown_payment_transition(p(16), 'expire'); -- fails
 DROP TRIGGER turn_back ON payments;
 SELECT * FROM report(16);
 
