@@ -312,6 +312,14 @@ shows($node, 'drained', q{SELECT count(*) >= 2 FROM cusown_ops.job_run WHERE job
 	'a long job is ended after three seconds, and goes on at the next nap');
 is( $node->safe_psql('drained', q{SELECT count(*) FROM cusown_ops.job_run WHERE more_left AND finished_at - started_at > interval '5 s'}),
 	0, 'none of its runs was long');
+# the other one is due ever again, as this one is: they take turns
+my $newest = $node->safe_psql('drained', 'SELECT max(id) FROM cusown_ops.job_run');
+$node->safe_psql('drained', q{UPDATE cusown_ops.job SET enabled = true, every = '1 second' WHERE name = 'release_expired_holds'});
+shows($node, 'drained', qq{SELECT count(*) > 1 FROM cusown_ops.job_run WHERE job = 'release_expired_holds' AND status = 'succeeded' AND id > $newest},
+	'what has waited longest is first');
+is( $node->safe_psql('drained', q{SELECT count(*) FROM (SELECT FROM cusown_ops.job_run GROUP BY session
+		HAVING max(started_at) - min(started_at) > interval '3 s') s}),
+	0, 'and none begins when the visit has lasted three seconds');
 configure($node, 'cusown_ops.worker_databases' => 'app');
 shows($node, 'app', q{SELECT count(*) = 0 FROM cusown_worker_status() WHERE database = 'drained'},
 	'a database whose visits are longer than a nap can be taken off the list');
@@ -337,8 +345,7 @@ $locker->quit;
 
 # ---------- crashes ----------
 
-# What waits for as long as its role may, and no longer.
-$node->safe_psql('postgres', q{ALTER ROLE jobs SET lock_timeout = '10min'; ALTER ROLE jobs SET statement_timeout = '300ms'});
+$node->safe_psql('postgres', q{ALTER ROLE jobs SET lock_timeout = '10min'});
 $node->safe_psql('app', q{
 	CREATE FUNCTION wait_for_test() RETURNS trigger LANGUAGE plpgsql AS
 	$$BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END$$;
@@ -346,6 +353,25 @@ $node->safe_psql('app', q{
 	CREATE TRIGGER wait_for_test BEFORE INSERT ON audit_logs EXECUTE FUNCTION wait_for_test()});
 my $holder = $node->background_psql('app');
 $holder->query_safe('SELECT pg_advisory_lock(1)');
+
+# Two workers that take over at once, as the launcher of one has gone.
+my $waiting = q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker' AND wait_event = 'advisory'};
+my $told = q{SELECT count(*) FROM audit_logs WHERE action_type = 'cron_failed'};
+my $before = $node->safe_psql('app', $told);
+$node->safe_psql('app', 'TRUNCATE cusown_ops.takeover');
+shows($node, 'app', $waiting, 'while it takes over');
+kill 'TERM', launcher_pid($node);
+shows($node, 'app', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker' AND wait_event = 'transactionid'},
+	'the next launcher\'s worker would do so too');
+my $released = $node->safe_psql('app', 'SELECT clock_timestamp()');
+$holder->query_safe('SELECT pg_advisory_unlock(1)');
+shows($node, 'app', qq{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker' AND backend_start < '$released'},
+	'both end');
+is($node->safe_psql('app', $told), $before + 1, 'one of them has told the application');
+
+# What waits for as long as its role may, and no longer.
+$holder->query_safe('SELECT pg_advisory_lock(1)');
+$node->safe_psql('postgres', q{ALTER ROLE jobs SET statement_timeout = '300ms'});
 add_due($node, 'app', 101, 400);
 $node->safe_psql('app', 'TRUNCATE cusown_ops.takeover');
 shows($node, 'app', 'SELECT count(*) = 1 FROM cusown_ops.takeover', 'who holds up the audit row does not hold up the worker');
@@ -353,7 +379,6 @@ shows($node, 'app', q{SELECT count(*) > 0 FROM cusown_ops.job_run WHERE source =
 	'a run is cancelled by its role\'s statement_timeout');
 $node->safe_psql('app', 'DROP TRIGGER wait_for_test ON audit_logs');
 $node->safe_psql('postgres', 'ALTER ROLE jobs RESET statement_timeout');
-my $waiting = q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker' AND wait_event = 'advisory'};
 shows($node, 'app', $waiting,
 	'in the middle of a run, which waits as long as its role may');
 is($node->safe_psql('app', 'SELECT doing FROM cusown_worker_status()'),
