@@ -504,10 +504,14 @@ configure($strict, 'cusown_ops.worker_role' => 'nobody');
 shows($strict, 'app', q{SELECT last_error = 'the visit ended while connecting as role "nobody", see the server''s log' FROM cusown_worker_status()},
 	'of a role that cannot connect the status says so');
 # one that is too long is cut, but not within a character
-configure($strict, 'cusown_ops.worker_role' => 'x' . "\x{c3}\x{b6}" x 150);
-shows($strict, 'app', q{SELECT convert_from(convert_to(last_error, 'UTF8'), 'UTF8') LIKE '% role "x' || chr(246) || '%' FROM cusown_worker_status()},
+configure($strict, 'cusown_ops.worker_role' => "\x{c3}\x{b6}" x 150);
+shows($strict, 'app', q{SELECT convert_from(convert_to(last_error, 'UTF8'), 'UTF8') LIKE '% role "' || chr(246) || '%' FROM cusown_worker_status()},
 	'nor one whose name is too long to be shown');
-$strict->safe_psql('postgres', 'REVOKE app_owner FROM jobs');
+$strict->safe_psql('postgres', 'REVOKE app_owner FROM jobs; GRANT pg_write_server_files TO jobs');
+configure($strict, 'cusown_ops.worker_role' => 'jobs');
+shows($strict, 'app', sprintf($refused, 'jobs'), 'nor does it work as who could write the server\'s files');
+$nothing_gained->();
+$strict->safe_psql('postgres', 'REVOKE pg_write_server_files FROM jobs');
 configure($strict, 'cusown_ops.worker_role' => 'jobs');
 shows($strict, 'app', $by_worker, 'as a role of its own it works');
 shows($strict, 'app', q{SELECT string_agg(DISTINCT relation, ' ') = 'audit_logs booking_lifecycle_audit bookings cron_run_logs metrics slots' FROM gained},
