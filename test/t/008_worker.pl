@@ -358,22 +358,30 @@ $node->safe_psql('app', q{
 	CREATE TRIGGER wait_for_test BEFORE UPDATE ON bookings EXECUTE FUNCTION wait_for_test();
 	CREATE TRIGGER wait_for_test BEFORE INSERT ON audit_logs EXECUTE FUNCTION wait_for_test()});
 my $holder = $node->background_psql('app');
-$holder->query_safe('SELECT pg_advisory_lock(1)');
 
-# Two workers that take over at once, as the launcher of one has gone.
+# Two workers that take over, or stand down, at once, as the launcher of one has gone.
 my $waiting = q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker' AND wait_event = 'advisory'};
-my $told = q{SELECT count(*) FROM audit_logs WHERE action_type = 'cron_failed'};
-my $before = $node->safe_psql('app', $told);
-$node->safe_psql('app', 'TRUNCATE cusown_ops.takeover');
-shows($node, 'app', $waiting, 'while it takes over');
-kill 'TERM', launcher_pid($node);
-shows($node, 'app', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker' AND wait_event = 'transactionid'},
-	'the next launcher\'s worker would do so too');
-my $released = $node->safe_psql('app', 'SELECT clock_timestamp()');
-$holder->query_safe('SELECT pg_advisory_unlock(1)');
-shows($node, 'app', qq{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker' AND backend_start < '$released'},
-	'both end');
-is($node->safe_psql('app', $told), $before + 1, 'one of them has told the application');
+my %change = (
+	cron_failed => 'TRUNCATE cusown_ops.takeover',
+	cron_recovered => q{INSERT INTO cusown_ops.job_run (app_schema, job, source, started_at, finished_at, status, session)
+		VALUES ('public', 'expire_bookings', 'cron', now(), now(), 'succeeded', '')});
+foreach my $action (sort keys %change)
+{
+	my $told = "SELECT count(*) FROM audit_logs WHERE action_type = '$action'";
+	my $before = $node->safe_psql('app', $told);
+
+	$holder->query_safe('SELECT pg_advisory_lock(1)');
+	$node->safe_psql('app', $change{$action});
+	shows($node, 'app', $waiting, "$action: one worker tells the application");
+	kill 'TERM', launcher_pid($node);
+	shows($node, 'app', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker' AND wait_event = 'transactionid'},
+		'the next launcher\'s would do so too');
+	my $released = $node->safe_psql('app', 'SELECT clock_timestamp()');
+	$holder->query_safe('SELECT pg_advisory_unlock(1)');
+	shows($node, 'app', qq{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker' AND backend_start < '$released'},
+		'both end');
+	is($node->safe_psql('app', $told), $before + 1, 'one of them has told the application');
+}
 
 # What waits for as long as its role may, and no longer.
 $holder->query_safe('SELECT pg_advisory_lock(1)');
