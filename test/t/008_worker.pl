@@ -260,6 +260,11 @@ cmp_ok(refusals(), '>', 1, 'it is tried again');
 cmp_ok(refusals(), '<', 20, 'by and by more rarely, as is standing down');
 shows($node, 'app', q{SELECT did LIKE '%waits to try again expire_bookings on public%' AND failures = 0 FROM cusown_worker_status()},
 	'and the worker says so');
+$node->safe_psql('app', q{INSERT INTO cusown_ops.binding (app_schema, relation, attribute, bound_name, bound_since)
+	SELECT 'ghost_' || n, 'bookings', 'id', 'id', now() - interval '1 day' FROM generate_series(1, 20) n});
+shows($node, 'app', q{SELECT failures > 0 FROM cusown_worker_status()},
+	'of more than can be remembered the database is visited more rarely');
+$node->safe_psql('app', q{DELETE FROM cusown_ops.binding WHERE app_schema LIKE 'ghost%'});
 $node->safe_psql('postgres', 'ALTER ROLE jobs RESET default_transaction_read_only');
 configure($node, 'cusown_ops.worker' => 'on');
 shows($node, 'app', q{SELECT count(*) = 0 FROM cusown_due_bookings() WHERE verdict = 'expire'},
