@@ -190,10 +190,12 @@ end_visits(Started *started)
 	}
 }
 
+/* a last visit in the future tells that the clock was set back */
 static bool
 is_due(const WorkerVisit *visit, TimestampTz now)
 {
-	return NameStr(visit->database)[0] != '\0' && visit->next_visit <= now;
+	return NameStr(visit->database)[0] != '\0' &&
+		(visit->next_visit <= now || visit->last_visit > now);
 }
 
 /* starts the worker of a visit that is due; nobody else changes it by now */
@@ -234,7 +236,10 @@ begin_visits(Started *started)
 	}
 }
 
-/* until the first visit that is due, at most a nap; those under way have time */
+/*
+ * Until the first visit that is due, at most a nap.  One that is under way at its
+ * next has time.
+ */
 static long
 time_to_sleep(const Started *started)
 {
@@ -245,7 +250,8 @@ time_to_sleep(const Started *started)
 	{
 		const WorkerVisit *visit = &worker_shared->visits[i];
 
-		if (started[i].handle == NULL && NameStr(visit->database)[0] != '\0')
+		if (NameStr(visit->database)[0] != '\0' &&
+			(started[i].handle == NULL || visit->next_visit > now))
 			ms = Min(ms, TimestampDifferenceMilliseconds(now, visit->next_visit));
 	}
 	return Max(ms, WORKER_MIN_NAP_MS);

@@ -84,11 +84,11 @@ static const Template needing_worker = {
 	" AND r.finished_at > t.since AND " HAS_HAPPENED ")) AS is_over,"
 	" j.enabled AND "
 	AGO("coalesce(ok.finished_at, greatest(s.since, j.since))", "2") " AS is_late,"
-	" (last.status = ANY ('{failed,cancelled,died}')"
-	" AND NOT" AGO("last.finished_at", "1") ") IS TRUE AS has_failed,"
+	" (r.status = ANY ('{failed,cancelled,died}') AND " HAS_HAPPENED
+	" AND NOT" AGO("r.finished_at", "1") ") IS TRUE AS has_failed,"
 	" (t.since IS NULL OR ok.finished_at IS NULL OR ok.more_left"
 	" OR" AGO("ok.finished_at", "1") ") AS is_time,"
-	" last.started_at AS last_run"
+	" r.started_at AS last_run"
 	ATTACHED_JOBS
 	" LEFT JOIN cusown_ops.takeover t ON t.app_schema = s.app_schema"
 	" AND t.job = j.name"
@@ -100,7 +100,7 @@ static const Template needing_worker = {
 	" LEFT JOIN LATERAL (SELECT r.started_at, r.finished_at, r.status"
 	" FROM cusown_ops.job_run r WHERE r.app_schema = s.app_schema"
 	" AND r.job = j.name AND r.status <> 'skipped'"
-	" ORDER BY r.id DESC LIMIT 1) last ON true) c"
+	" ORDER BY r.id DESC LIMIT 1) r ON true) c"
 	" WHERE c.covers OR c.is_late"
 	" ORDER BY c.last_run NULLS FIRST, c.app_schema, c.job",
 	0, {0}

@@ -126,9 +126,13 @@ verb_is_unattended(const char *source)
 	return strcmp(source, "cron") == 0 || strcmp(source, "worker") == 0;
 }
 
-/* $1 a role: whether it may become a superuser */
+/*
+ * $1 a role: whether it may become a superuser, as also who can change the server's
+ * files or run its programs
+ */
 static const Template member_of_superusers = {
-	"SELECT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolsuper"
+	"SELECT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE (r.rolsuper"
+	" OR r.rolname = ANY ('{pg_execute_server_program,pg_write_server_files}'))"
 	" AND pg_catalog.pg_has_role($1::oid, r.oid, 'MEMBER')) AS is_member",
 	1, {OIDOID}
 };

@@ -75,7 +75,8 @@ typedef struct Work
 
 /*
  * Runs body, which may end its transactions, and keeps the error that ended it,
- * with one line in the log.  Returns whether there was none.
+ * with one line in the log.  Returns whether there was none.  A statement_timeout
+ * is counted as for a client's statement: triggers of the application may run.
  */
 static bool
 attempt(Work *work, void (*body) (Work *work, const void *argument),
@@ -85,7 +86,10 @@ attempt(Work *work, void (*body) (Work *work, const void *argument),
 
 	PG_TRY();
 	{
+		if (StatementTimeout > 0)
+			enable_timeout_after(STATEMENT_TIMEOUT, StatementTimeout);
 		body(work, argument);
+		disable_timeout(STATEMENT_TIMEOUT, false);
 	}
 	PG_CATCH();
 	{
@@ -249,11 +253,8 @@ run_job(Work *work, const void *argument)
 					PGC_S_SESSION);
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
-	if (StatementTimeout > 0)
-		enable_timeout_after(STATEMENT_TIMEOUT, StatementTimeout);
 	MemoryContextSwitchTo(work->context);	/* outlives the commits in between */
 	run_statement(sql);
-	disable_timeout(STATEMENT_TIMEOUT, false);
 	CommitTransactionCommand();
 	pgstat_report_stat(true);
 }
@@ -278,6 +279,8 @@ show(Work *work, const char *doing)
 
 /* of a job on tables that a subscription writes */
 #define PUBLISHERS "left to the publisher"
+
+#define TRIES_LATER "waits to try again"
 
 static bool
 is_time_over(TimestampTz end)
@@ -304,7 +307,8 @@ failing_job(Work *work, const Takeover *takeover)
 	{
 		FailingJob *entry = &work->visit->failing[i];
 
-		if (strcmp(NameStr(entry->job), takeover->job) == 0 &&
+		if (entry->is_over == takeover->is_over &&
+			strcmp(NameStr(entry->job), takeover->job) == 0 &&
 			strcmp(NameStr(entry->app_schema), takeover->app_schema) == 0)
 			return entry;
 		if (is_free(entry))
@@ -315,15 +319,18 @@ failing_job(Work *work, const Takeover *takeover)
 	return free_entry;
 }
 
+/* never for longer than its interval: the clock may have been set back */
 static bool
 is_backing_off(Work *work, const Takeover *takeover)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	FailingJob *entry;
 	bool		backs_off;
 
 	LWLockAcquire(worker_lock, LW_EXCLUSIVE);
 	entry = failing_job(work, takeover);
-	backs_off = entry != NULL && entry->next_try > GetCurrentTimestamp();
+	backs_off = entry != NULL && entry->next_try > now &&
+		!TimestampDifferenceExceeds(now, entry->next_try, takeover->every_ms);
 	LWLockRelease(worker_lock);
 	return backs_off;
 }
@@ -346,6 +353,7 @@ remember(Work *work, const Takeover *takeover, bool succeeded)
 	{
 		namestrcpy(&entry->app_schema, takeover->app_schema);
 		namestrcpy(&entry->job, takeover->job);
+		entry->is_over = takeover->is_over;
 		entry->next_try = worker_next_try(GetCurrentTimestamp(),
 										  ++entry->failures,
 										  takeover->every_ms);
@@ -358,11 +366,16 @@ remember(Work *work, const Takeover *takeover, bool succeeded)
 static void
 stand_down(Work *work, const Takeover *takeover)
 {
-	bool		succeeded = attempt(work, end_covering, takeover, "standing down");
+	bool		succeeded;
 
+	if (is_backing_off(work, takeover))
+	{
+		note(work, TRIES_LATER, takeover);
+		return;
+	}
+	succeeded = attempt(work, end_covering, takeover, "standing down");
 	remember(work, takeover, succeeded);
-	if (succeeded)
-		note(work, "stood down from", takeover);
+	note(work, succeeded ? "stood down from" : "failed at", takeover);
 }
 
 static void
@@ -383,9 +396,12 @@ is_to_begin(Work *work, const Takeover *takeover)
 		!takeover->is_subscribed && !is_backing_off(work, takeover);
 }
 
-/* before the first of them runs: whoever looks must see all that is late */
+/*
+ * Before the first of them runs: whoever looks must see all that is late.  Each may
+ * wait for the application's audit trail, so the visit can be over by then.
+ */
 static void
-begin_all(Work *work)
+begin_all(Work *work, TimestampTz end)
 {
 	ListCell   *lc;
 
@@ -393,6 +409,8 @@ begin_all(Work *work)
 	{
 		Takeover   *takeover = lfirst(lc);
 
+		if (is_time_over(end))
+			break;
 		if (!is_to_begin(work, takeover))
 			continue;
 		takeover->covers = attempt(work, begin_covering, takeover, "taking over");
@@ -411,9 +429,19 @@ cover(Work *work, const Takeover *takeover)
 	else if (takeover->waits != NULL)
 		note(work, takeover->waits, takeover);
 	else if (!takeover->covers || is_backing_off(work, takeover))
-		note(work, "waits to try again", takeover);
+		note(work, TRIES_LATER, takeover);
 	else
 		run(work, takeover);
+}
+
+static const char *
+would_do(const Takeover *takeover)
+{
+	if (takeover->is_over)
+		return "would stand down from";
+	if (takeover->is_subscribed)
+		return PUBLISHERS;
+	return takeover->waits != NULL ? takeover->waits : "would run";
 }
 
 static void
@@ -422,12 +450,7 @@ tell_late(Work *work)
 	ListCell   *lc;
 
 	foreach(lc, work->takeovers)
-	{
-		const Takeover *takeover = lfirst(lc);
-
-		note(work, takeover->is_subscribed ? PUBLISHERS :
-			 takeover->waits != NULL ? takeover->waits : "would run", takeover);
-	}
+		note(work, would_do(lfirst(lc)), lfirst(lc));
 }
 
 static void
@@ -437,7 +460,7 @@ do_work(Work *work)
 	ListCell   *lc;
 
 	job_set_deadline(end);
-	begin_all(work);
+	begin_all(work, end);
 	foreach(lc, work->takeovers)
 	{
 		if (is_time_over(end))

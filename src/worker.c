@@ -180,11 +180,24 @@ timestamp_or_null(TimestampTz moment, bool *isnull)
 	return TimestampTzGetDatum(moment);
 }
 
+/*
+ * Whoever wrote it may have worked in another encoding, or in none, as the launcher
+ * does: where it is not valid here, what is not ASCII is lost.
+ */
 static Datum
 text_or_null(const char *string, bool *isnull)
 {
+	char	   *copy = pstrdup(string);
+	int			valid = pg_encoding_verifymbstr(GetDatabaseEncoding(), copy,
+												strlen(copy));
+
+	for (char *at = copy + valid; *at != '\0'; at++)
+	{
+		if (IS_HIGHBIT_SET(*at))
+			*at = '?';
+	}
 	*isnull = string[0] == '\0';
-	return CStringGetTextDatum(string);
+	return CStringGetTextDatum(copy);
 }
 
 static void

@@ -30,6 +30,7 @@ typedef struct FailingJob
 {
 	NameData	app_schema;
 	NameData	job;			/* empty: this entry is free */
+	bool		is_over;		/* standing down from it is what failed */
 	int			failures;		/* in a row */
 	TimestampTz next_try;
 } FailingJob;

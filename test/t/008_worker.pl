@@ -97,6 +97,10 @@ $node->restart;
 shows($node, 'app', q{SELECT did = 'would run expire_bookings on public' FROM cusown_worker_status() WHERE database = 'app'},
 	'without a role it tells what is late');
 $node->wait_for_log(qr/only tells/);
+$node->safe_psql('app', q{INSERT INTO cusown_ops.takeover (app_schema, job) VALUES ('public', 'prune_history')});
+shows($node, 'app', q{SELECT did LIKE '%, would stand down from prune_history on public' FROM cusown_worker_status() WHERE database = 'app'},
+	'and what it would end');
+$node->safe_psql('app', 'TRUNCATE cusown_ops.takeover');
 shows($node, 'app', q{SELECT last_visit > now() - interval '3 s' AND count(*) OVER () = 1 FROM cusown_worker_status() WHERE database = 'app'},
 	'and goes on looking');
 is(count_in_log($node, 'only tells: would run expire_bookings'), 1, 'but says so once');
@@ -180,8 +184,9 @@ is($node->safe_psql('app', q{SELECT count(*) FROM audit_logs WHERE action_type =
 set_every($node, 'app', '2 seconds');
 $node->safe_psql('app', q{
 	INSERT INTO cusown_ops.job_run (app_schema, job, source, started_at, finished_at, status, session)
-	VALUES ('public', 'expire_bookings', 'cron', now(), now() + interval '1 day', 'succeeded', 'pid 0')});
-shows($node, 'app', q{SELECT count(*) = 1 FROM cusown_ops.takeover}, 'a success in the future keeps it from nothing');
+	SELECT 'public', 'expire_bookings', 'cron', now(), now() + interval '1 day', status, 'pid 0'
+	  FROM unnest('{succeeded,failed}'::text[]) status});
+shows($node, 'app', q{SELECT count(*) = 1 FROM cusown_ops.takeover}, 'a run that ended in the future keeps it from nothing');
 $node->safe_psql('app', q{UPDATE cusown_ops.job SET enabled = false WHERE name = 'expire_bookings'});
 shows($node, 'app', 'SELECT count(*) = 0 FROM cusown_ops.takeover', 'a job that is disabled is not covered');
 log_holds($node, qr/WARNING:  job "expire_bookings" .* is disabled: the worker stands down/, 'the log says why');
@@ -211,6 +216,8 @@ add_due($node, 'app', 1, 5);
 grow_old($node, 'app');
 shows($node, 'app', q{SELECT count(*) = 2 FROM cusown_ops.job_run WHERE (job, status) IN (('expire_bookings', 'failed'), ('release_expired_holds', 'succeeded'))},
 	'a job that fails does not keep the others from running');
+is($node->safe_psql('app', 'SELECT count(DISTINCT t.job), max(t.since) < min(r.started_at) FROM cusown_ops.takeover t, cusown_ops.job_run r'),
+	'2|t', 'both were taken over before the first was run');
 shows($node, 'app', q{SELECT last_error LIKE 'expire_bookings: %the salon refuses' AND failures = 0 FROM cusown_worker_status()},
 	'its error can be seen');
 $visit = $node->safe_psql('app', 'SELECT last_visit FROM cusown_worker_status()');
@@ -242,14 +249,22 @@ sub refusals
 $node->safe_psql('postgres', 'ALTER ROLE jobs SET default_transaction_read_only = on');
 $node->safe_psql('app', 'TRUNCATE cusown_ops.job_run');
 add_due($node, 'app', 6, 9);
+set_every($node, 'app', '1 second');
 grow_old($node, 'app');
+# nor can it stand down from a job that is disabled
+$node->safe_psql('app', q{INSERT INTO cusown_ops.takeover (app_schema, job) VALUES ('public', 'release_expired_holds') ON CONFLICT DO NOTHING});
 shows($node, 'app', q{SELECT last_error LIKE '%read-only transaction' FROM cusown_worker_status()}, 'its error can be seen');
 my $visits = $node->safe_psql('app', 'SELECT visits FROM cusown_worker_status()');
-shows($node, 'app', "SELECT visits > $visits + 30 FROM cusown_worker_status()", 'thirty naps go by');
+shows($node, 'app', "SELECT visits > $visits + 20 FROM cusown_worker_status()", 'twenty naps go by');
 cmp_ok(refusals(), '>', 1, 'it is tried again');
-cmp_ok(refusals(), '<', 16, 'by and by more rarely');
+cmp_ok(refusals(), '<', 16, 'by and by more rarely, as is standing down');
 shows($node, 'app', q{SELECT did LIKE '%waits to try again expire_bookings on public%' AND failures = 0 FROM cusown_worker_status()},
 	'and the worker says so');
+$node->safe_psql('app', q{INSERT INTO cusown_ops.binding (app_schema, relation, attribute, bound_name, bound_since)
+	SELECT 'ghost_' || n, 'bookings', 'id', 'id', now() - interval '1 day' FROM generate_series(1, 20) n});
+shows($node, 'app', q{SELECT failures > 0 FROM cusown_worker_status()},
+	'of more than can be remembered the database is visited more rarely');
+$node->safe_psql('app', q{DELETE FROM cusown_ops.binding WHERE app_schema LIKE 'ghost%'});
 $node->safe_psql('postgres', 'ALTER ROLE jobs RESET default_transaction_read_only');
 configure($node, 'cusown_ops.worker' => 'on');
 shows($node, 'app', q{SELECT count(*) = 0 FROM cusown_due_bookings() WHERE verdict = 'expire'},
@@ -262,12 +277,18 @@ my $ran = q{SELECT count(*) FROM cusown_ops.job_run WHERE job = 'expire_bookings
 
 set_every($node, 'app', '1 hour');
 add_due($node, 'app', 10, 12);
+# a visit that had looked before runs what was late then
+$visits = $node->safe_psql('app', 'SELECT visits FROM cusown_worker_status()');
+shows($node, 'app', "SELECT visits > $visits + 1 FROM cusown_worker_status()", 'the interval is known');
+# no TRUNCATE, which a snapshot from before it sees as well: as an empty ledger
 foreach my $status (qw(cancelled died))
 {
 	$node->safe_psql('app', qq{
-		TRUNCATE cusown_ops.job_run;
+		BEGIN;
+		DELETE FROM cusown_ops.job_run;
 		INSERT INTO cusown_ops.job_run (app_schema, job, source, started_at, finished_at, status, session)
-		VALUES ('public', 'expire_bookings', 'cron', now(), now(), '$status', '')});
+		VALUES ('public', 'expire_bookings', 'cron', now(), now(), '$status', '');
+		COMMIT});
 	grow_old($node, 'app');
 	$visits = $node->safe_psql('app', 'SELECT visits FROM cusown_worker_status()');
 	shows($node, 'app', "SELECT visits > $visits + 5 FROM cusown_worker_status()", "after a run that was $status, five naps go by");
@@ -285,13 +306,31 @@ make_database($node, 'drained');
 $node->safe_psql('drained', 'ALTER DATABASE drained SET cusown_ops.batch_size = 1');
 grant_role($node, 'drained');
 set_every($node, 'drained', '1 hour');
-grow_old($node, 'drained');
 add_due($node, 'drained', 1, 20000);
+# as long as its interval, twice, is not over, nothing that never ran is late
+my $nothing_late = q{SELECT visits > %d AND did = 'nothing was late' FROM cusown_worker_status() WHERE database = 'drained'};
 configure($node, 'cusown_ops.worker_databases' => 'app, drained');
-shows($node, 'drained', q{SELECT count(*) >= 2 FROM cusown_ops.job_run WHERE job = 'expire_bookings' AND status = 'succeeded' AND more_left},
-	'a long job is ended after three seconds, and goes on at the next nap');
-is( $node->safe_psql('drained', q{SELECT count(*) FROM cusown_ops.job_run WHERE more_left AND finished_at - started_at > interval '5 s'}),
-	0, 'none of its runs was long');
+shows($node, 'drained', sprintf($nothing_late, 1), 'an application that was attached just now has nothing late');
+$node->safe_psql('drained', q{UPDATE cusown_ops.binding SET bound_since = bound_since - interval '1 day'});
+$visits = $node->safe_psql('drained', q{SELECT visits FROM cusown_worker_status() WHERE database = 'drained'});
+shows($node, 'drained', sprintf($nothing_late, $visits + 1), 'nor has one whose job was set just now');
+$node->safe_psql('drained', q{DELETE FROM cusown_ops.job WHERE name = 'release_expired_holds'});
+shows($node, 'drained', q{SELECT count(*) = 1 FROM cusown_ops.takeover WHERE job = 'release_expired_holds'},
+	'what the owner has not set is late since the application was attached');
+set_every($node, 'drained', '1 hour');
+grow_old($node, 'drained');
+my $long = q{FROM cusown_ops.job_run WHERE job = 'expire_bookings' AND status = 'succeeded' AND more_left};
+shows($node, 'drained', "SELECT count(*) >= 1 $long", 'a long job is ended after three seconds');
+# the other one is due ever again, as this one is: they take turns
+my $newest = $node->safe_psql('drained', 'SELECT max(id) FROM cusown_ops.job_run');
+$node->safe_psql('drained', q{UPDATE cusown_ops.job SET enabled = true, every = '1 second' WHERE name = 'release_expired_holds'});
+shows($node, 'drained', qq{SELECT count(*) > 1 FROM cusown_ops.job_run WHERE job = 'release_expired_holds' AND status = 'succeeded' AND id > $newest},
+	'what has waited longest is first');
+is( $node->safe_psql('drained', q{SELECT count(*) FROM (SELECT FROM cusown_ops.job_run GROUP BY session
+		HAVING max(started_at) - min(started_at) > interval '3 s') s}),
+	0, 'and none begins when the visit has lasted three seconds');
+shows($node, 'drained', "SELECT count(*) >= 2 $long", 'the long one goes on at the next nap');
+is($node->safe_psql('drained', "SELECT count(*) $long AND finished_at - started_at > interval '5 s'"), 0, 'none of its runs was long');
 configure($node, 'cusown_ops.worker_databases' => 'app');
 shows($node, 'app', q{SELECT count(*) = 0 FROM cusown_worker_status() WHERE database = 'drained'},
 	'a database whose visits are longer than a nap can be taken off the list');
@@ -321,14 +360,63 @@ $node->safe_psql('postgres', q{ALTER ROLE jobs SET lock_timeout = '10min'});
 $node->safe_psql('app', q{
 	CREATE FUNCTION wait_for_test() RETURNS trigger LANGUAGE plpgsql AS
 	$$BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END$$;
-	CREATE TRIGGER wait_for_test BEFORE UPDATE ON bookings EXECUTE FUNCTION wait_for_test()});
+	CREATE TRIGGER wait_for_test BEFORE UPDATE ON bookings EXECUTE FUNCTION wait_for_test();
+	CREATE TRIGGER wait_for_test BEFORE INSERT ON audit_logs EXECUTE FUNCTION wait_for_test()});
 my $holder = $node->background_psql('app');
+
+# Two workers that take over, or stand down, at once, as the launcher of one has gone.
+my $waiting = q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker' AND wait_event = 'advisory'};
+my %change = (
+	cron_failed => 'TRUNCATE cusown_ops.takeover',
+	cron_recovered => q{INSERT INTO cusown_ops.job_run (app_schema, job, source, started_at, finished_at, status, session)
+		VALUES ('public', 'expire_bookings', 'cron', now(), now(), 'succeeded', '')});
+foreach my $action (sort keys %change)
+{
+	my $told = "SELECT count(*) FROM audit_logs WHERE action_type = '$action'";
+	my $before = $node->safe_psql('app', $told);
+
+	$holder->query_safe('SELECT pg_advisory_lock(1)');
+	$node->safe_psql('app', $change{$action});
+	shows($node, 'app', $waiting, "$action: one worker tells the application");
+	kill 'TERM', launcher_pid($node);
+	shows($node, 'app', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker' AND wait_event = 'transactionid'},
+		'the next launcher\'s would do so too');
+	my $released = $node->safe_psql('app', 'SELECT clock_timestamp()');
+	$holder->query_safe('SELECT pg_advisory_unlock(1)');
+	shows($node, 'app', qq{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker' AND backend_start < '$released'},
+		'both end');
+	is($node->safe_psql('app', $told), $before + 1, 'one of them has told the application');
+}
+
+# What waits for as long as its role may, and no longer.
 $holder->query_safe('SELECT pg_advisory_lock(1)');
+$node->safe_psql('postgres', q{ALTER ROLE jobs SET statement_timeout = '300ms'});
 add_due($node, 'app', 101, 400);
-shows($node, 'app', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker' AND wait_event = 'advisory'},
+$node->safe_psql('app', 'TRUNCATE cusown_ops.takeover');
+shows($node, 'app', 'SELECT count(*) = 1 FROM cusown_ops.takeover', 'who holds up the audit row does not hold up the worker');
+shows($node, 'app', q{SELECT count(*) > 0 FROM cusown_ops.job_run WHERE source = 'worker' AND status = 'cancelled'},
+	'a run is cancelled by its role\'s statement_timeout');
+$node->safe_psql('app', 'DROP TRIGGER wait_for_test ON audit_logs');
+$node->safe_psql('postgres', 'ALTER ROLE jobs RESET statement_timeout');
+shows($node, 'app', $waiting,
 	'in the middle of a run, which waits as long as its role may');
 is($node->safe_psql('app', 'SELECT doing FROM cusown_worker_status()'),
 	'running expire_bookings on public', 'the status says what it is at');
+# Another launcher's worker leaves it alone; and when it ends, it says nothing of
+# the visit that is no longer its own.
+kill 'TERM', launcher_pid($node);
+shows($node, 'app', q{SELECT did = 'runs elsewhere expire_bookings on public' FROM cusown_worker_status()},
+	'a job that runs is not run again');
+configure($node, 'cusown_ops.worker_naptime' => '1h');
+shows($node, 'app', q{SELECT next_visit > now() + interval '50 min' AND pid IS NULL FROM cusown_worker_status()}, 'no more visits for now');
+$holder->query_safe('SELECT pg_advisory_unlock(1)');
+shows($node, 'app', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker'}, 'the run ends');
+is($node->safe_psql('app', 'SELECT did FROM cusown_worker_status()'),
+	'runs elsewhere expire_bookings on public', 'which is no news of the last visit');
+$holder->query_safe('SELECT pg_advisory_lock(1)');
+add_due($node, 'app', 401, 402);
+configure($node, 'cusown_ops.worker_naptime' => '200ms');
+shows($node, 'app', $waiting, 'in the middle of the next one');
 my $victim = $node->safe_psql('app', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker'});
 kill 'KILL', $victim;
 $holder->{run}->kill_kill;
@@ -430,7 +518,15 @@ $nothing_gained->();
 configure($strict, 'cusown_ops.worker_role' => 'nobody');
 shows($strict, 'app', q{SELECT last_error = 'the visit ended while connecting as role "nobody", see the server''s log' FROM cusown_worker_status()},
 	'of a role that cannot connect the status says so');
-$strict->safe_psql('postgres', 'REVOKE app_owner FROM jobs');
+# one that is too long is cut, but not within a character
+configure($strict, 'cusown_ops.worker_role' => "\x{c3}\x{b6}" x 150);
+shows($strict, 'app', q{SELECT convert_from(convert_to(last_error, 'UTF8'), 'UTF8') LIKE '% role "' || chr(246) || '%' FROM cusown_worker_status()},
+	'nor one whose name is too long to be shown');
+$strict->safe_psql('postgres', 'REVOKE app_owner FROM jobs; GRANT pg_write_server_files TO jobs');
+configure($strict, 'cusown_ops.worker_role' => 'jobs');
+shows($strict, 'app', sprintf($refused, 'jobs'), 'nor does it work as who could write the server\'s files');
+$nothing_gained->();
+$strict->safe_psql('postgres', 'REVOKE pg_write_server_files FROM jobs');
 configure($strict, 'cusown_ops.worker_role' => 'jobs');
 shows($strict, 'app', $by_worker, 'as a role of its own it works');
 shows($strict, 'app', q{SELECT string_agg(DISTINCT relation, ' ') = 'audit_logs booking_lifecycle_audit bookings cron_run_logs metrics slots' FROM gained},

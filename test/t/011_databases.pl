@@ -139,6 +139,17 @@ unlike(slurp_file($subscriber->logfile), qr/ERROR:/, 'and nothing went wrong');
 $subscriber->safe_psql('app', 'ALTER SUBSCRIPTION app DISABLE');
 shows($subscriber, 'app', "SELECT ($by_worker) > 0", 'without its subscription the worker works there');
 
+# A publisher that has partitions names each of them.
+$subscriber->safe_psql('app', q{
+	SET allow_system_table_mods = on;
+	CREATE TABLE whole (id uuid) PARTITION BY HASH (id);
+	CREATE TABLE part PARTITION OF whole FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+	UPDATE pg_subscription_rel SET srrelid = 'part'::regclass WHERE srrelid = 'bookings'::regclass;
+	UPDATE cusown_ops.binding SET bound_name = 'whole' WHERE relation = 'bookings';
+	ALTER SUBSCRIPTION app ENABLE});
+shows($subscriber, 'app', q{SELECT did = 'left to the publisher expire_bookings on public' FROM cusown_worker_status()},
+	'nor where the subscription writes a partition of its bookings');
+
 $subscriber->stop;
 $node->stop;
 done_testing();
