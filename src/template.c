@@ -35,8 +35,10 @@
  *
  * Plans are kept per binding, those on our own tables once per backend.  They
  * are planned anew for each execution: a statement here handles hundreds of
- * rows, and a generic plan would not know how many ids an array holds.  What a
- * report reads comes as a stream, which is kept nowhere.
+ * rows, and a generic plan would not know how many ids an array holds.  Of one
+ * that finds single rows by their key, or none, the server may keep a plan, as it
+ * does of any prepared statement.  What a report reads comes as a stream, which
+ * is kept nowhere.
  *
  *-------------------------------------------------------------------------
  */
@@ -305,7 +307,8 @@ prepare(const Binding *binding, const Template *statement)
 	SPIPlanPtr	plan = SPI_prepare_cursor(expand(binding, statement),
 										  statement->nargs,
 										  (Oid *) statement->argtypes,
-										  CURSOR_OPT_CUSTOM_PLAN |
+										  (statement->keeps_plan ? 0 :
+										   CURSOR_OPT_CUSTOM_PLAN) |
 										  (statement->reads_much ?
 										   CURSOR_OPT_PARALLEL_OK : 0));
 

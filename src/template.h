@@ -22,6 +22,7 @@ typedef struct Template
 	int			nargs;
 	Oid			argtypes[TEMPLATE_MAX_ARGS];
 	bool		reads_much;		/* parallel workers may help */
+	bool		keeps_plan;		/* one serves for all values */
 } Template;
 
 /* a row of a statement that may give more than fits into memory */
