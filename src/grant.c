@@ -89,6 +89,9 @@ static const FunctionRight function_rights[] = {
 	{"cusown_keep_booking", OPERATOR},
 	{"cusown_repair_slots", OPERATOR},
 	{"cusown_install_constraints", OPERATOR},
+	{"cusown_reconciliation_summary", MONITOR | APPLICATION | OPERATOR},
+	/* who may not write only sees */
+	{"cusown_reconcile", MONITOR | OPERATOR},
 	{"cusown_load_statement", OPERATOR},
 	{"cusown_load_statement_csv", OPERATOR},
 	{"cusown_prune_history", OPERATOR},

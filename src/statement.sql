@@ -67,6 +67,12 @@ CREATE TABLE cusown_ops.statement_line (
 -- which statements tell of a payment
 CREATE INDEX statement_line_provider_ref_idx
 ON cusown_ops.statement_line (app_schema, provider_ref);
+CREATE INDEX statement_line_order_ref_idx
+ON cusown_ops.statement_line (app_schema, order_ref)
+WHERE order_ref IS NOT NULL;
+CREATE INDEX statement_line_receipt_idx
+ON cusown_ops.statement_line (app_schema, receipt)
+WHERE receipt IS NOT NULL;
 
 COMMENT ON TABLE cusown_ops.statement_line IS
 'What a statement says of one payment or refund; nothing of whoever paid';
