@@ -218,7 +218,7 @@ still_there(Binding *binding, const AttentionKind *kind, const UuidList *ids,
 void
 reconcile_recheck(Binding *binding)
 {
-	int			level = reconcile_without_jit();
+	int			level = reconcile_plan_to_hash();
 
 	for (int i = 0; i < lengthof(kinds); i++)
 		attention_recheck(binding, kinds[i], still_there);

@@ -524,17 +524,25 @@ reconcile_gather_named(Binding *binding, Datum lines)
 	SPI_freetuptable(names);
 }
 
+static void
+turn_off(const char *setting)
+{
+	(void) set_config_option(setting, "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
 /*
- * What is said to be big would be compiled, for seconds, whatever it is.  Returns
- * what AtEOXact_GUC() takes to end it; an error ends it too.
+ * What is said to be big would be compiled, for seconds, whatever it is, and
+ * sorted rather than hashed.  Returns what AtEOXact_GUC() takes to end it; an
+ * error ends it too.
  */
 int
-reconcile_without_jit(void)
+reconcile_plan_to_hash(void)
 {
 	int			level = NewGUCNestLevel();
 
-	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	turn_off("jit");
+	turn_off("enable_mergejoin");
 	return level;
 }
 
@@ -544,7 +552,7 @@ reconcile_match(const Reconciliation *reconciliation,
 				const Template *statement, TemplateRow put, void *state)
 {
 	const Binding *binding = reconciliation->binding;
-	int			level = reconcile_without_jit();
+	int			level = reconcile_plan_to_hash();
 	Datum		values[MATCH_ARGS];
 
 	values[0] = NameGetDatum(&reconciliation->app_schema);
