@@ -46,6 +46,9 @@ OBJS = \
 	src/payment_evidence.o \
 	src/payment_expiry.o \
 	src/payment_refund.o \
+	src/reconcile.o \
+	src/reconcile_attention.o \
+	src/reconcile_match.o \
 	src/refund.o \
 	src/repair.o \
 	src/resolve.o \
@@ -55,6 +58,9 @@ OBJS = \
 	src/slot.o \
 	src/split.o \
 	src/state_machine.o \
+	src/statement.o \
+	src/statement_csv.o \
+	src/statement_row.o \
 	src/subtransaction.o \
 	src/takeover.o \
 	src/template.o \
@@ -85,6 +91,8 @@ SQL_PARTS = \
 	src/no_show.sql \
 	src/double_booking.sql \
 	src/payment.sql \
+	src/statement.sql \
+	src/reconcile.sql \
 	src/worker.sql \
 	src/grant.sql \
 	src/rights.sql
@@ -93,7 +101,7 @@ DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard job cron cron_health worker change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard statement reconcile job cron cron_health worker change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

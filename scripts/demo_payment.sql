@@ -72,6 +72,32 @@ FROM cusown_ops.attention WHERE kind = 'paid_cancelled' AND closed_at IS NULL \g
 SELECT * FROM cusown_expire_payments();
 TABLE mismatch;
 
+\echo '28. And of all payments at once: the provider''s statement, loaded as it is.  Nothing'
+\echo '    is written before apply.'
+\echo
+INSERT INTO payments (id, booking_id, provider, provider_payment_id, amount_cents, status, created_at)
+SELECT md5('statement ' || v.n)::uuid, b.id, 'razorpay', 'pay_S' || v.n, v.amount, v.status::payment_status, '2020-01-02 10:00Z'
+FROM (VALUES (1, 'failed', 50000), (2, 'processing', 50000), (3, 'completed', 50000), (4, 'completed', 45000)) v (n, status, amount),
+LATERAL (SELECT id FROM bookings WHERE status = 'confirmed' ORDER BY id OFFSET v.n LIMIT 1) b;
+\echo '   SELECT cusown_load_statement_csv(''razorpay'', ''razorpay_settlement'', :''csv'') AS s \\gset'
+\echo '   SELECT * FROM cusown_reconcile(:s);'
+\echo
+SELECT cusown_load_statement_csv('razorpay', 'razorpay_settlement', 'entity_id,type,amount,currency,fee,tax,created_at,email
+pay_S1,payment,50000,INR,1180,180,1577959200,asha@example.com
+pay_S2,payment,50000,INR,1180,180,1577959200,ravi@example.com
+pay_S3,payment,50000,INR,1180,180,1577959200,mina@example.com
+pay_S4,payment,50000,INR,1180,180,1577959200,omar@example.com
+pay_S5,payment,50000,INR,1180,180,1577959200,lata@example.com') AS s \gset
+SELECT class, provider_ref, ours ->> 'status' AS ours, theirs ->> 'status' AS theirs, action FROM cusown_reconcile(:s);
+\echo '   SELECT count(*) FROM cusown_reconcile(:s, apply => true);'
+\echo '   SELECT * FROM cusown_reconciliation_summary(:s);'
+\echo
+SELECT expect('findings', count(*), 4::bigint) AS n FROM cusown_reconcile(:s, apply => true) \gset
+SELECT * FROM cusown_reconciliation_summary(:s);
+SELECT expect('reconciled', count(*), 3::bigint) AS n FROM payments WHERE provider_payment_id ~ '^pay_S[1-3]$' AND status = 'completed' \gset
+SELECT expect('on the worklist', count(*), 2::bigint) AS n FROM cusown_ops.attention WHERE kind ~ '^reconcile_' AND closed_at IS NULL \gset
+SELECT expect('summary', sum(their_amount), 250000::numeric) AS n FROM cusown_reconciliation_summary(:s) \gset
+
 SELECT string_agg(expect('payment ' || n, p.status::text, (ARRAY['completed', 'completed', 'refunded', 'expired'])[n]), ' ') AS n
 FROM generate_series(1, 4) n JOIN payments p ON p.id = md5('mismatch ' || n)::uuid \gset
 SELECT expect('refunded', refund_amount_cents, 50000) AS n FROM payments WHERE id = md5('mismatch 3')::uuid \gset

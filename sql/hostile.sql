@@ -192,6 +192,9 @@ CREATE TABLE hostile.businesses (trap integer);
 CREATE TABLE hostile.audit_logs (trap integer);
 CREATE TABLE hostile.payment_audit_logs (trap integer);
 CREATE TABLE hostile.payment_refund (trap integer);
+CREATE TABLE hostile.statement (trap integer);
+CREATE TABLE hostile.statement_line (trap integer);
+CREATE TABLE hostile.app_payment (trap integer);
 CREATE TABLE hostile.booking_lifecycle_audit (trap integer);
 CREATE TABLE hostile.binding (trap integer);
 CREATE TABLE hostile.attention (trap integer);
@@ -337,6 +340,11 @@ LANGUAGE sql AS $$
     'INSERT INTO cusown_ops.state_transition VALUES (''{app}'', ''payment'', ''completed'', ''reopen'', ''processing'')',
     'SELECT from_status, to_status, changed FROM public.cusown_payment_transition(pg_catalog.md5(''two'')::pg_catalog.uuid, ''reopen'')',
     'SELECT from_status, to_status, changed FROM public.cusown_payment_transition(pg_catalog.md5(''two'')::pg_catalog.uuid, ''reopen'')',
+    'SELECT public.cusown_load_statement_csv(''razorpay'', ''generic'', E''provider_ref,status,amount,currency,at,refund_amount\npay,captured,1000,INR,1767312000,\nlost,captured,70,INR,1767312000,50'') OPERATOR(pg_catalog.>) 0 AS loaded',
+    'SELECT public.cusown_load_statement(''razorpay'', ''razorpay_settlement'', ''[{"entity_id": "pay", "type": "payment", "amount": 1000, "currency": "INR", "created_at": 1767312000}, {"entity_id": "r9", "type": "refund", "payment_id": "pay", "amount": 300, "currency": "INR", "created_at": 1767312000}]'') OPERATOR(pg_catalog.>) 0 AS loaded',
+    'SELECT r.class, r.provider_ref, r.action FROM cusown_ops.statement s CROSS JOIN LATERAL public.cusown_reconcile(s.id) r WHERE s.app_schema OPERATOR(pg_catalog.=) ''{app}'' ORDER BY s.id USING OPERATOR(pg_catalog.<), r.class USING OPERATOR(pg_catalog.<)',
+    'SELECT r.class, r.provider_ref, r.action FROM cusown_ops.statement s CROSS JOIN LATERAL public.cusown_reconcile(s.id, apply => true) r WHERE s.app_schema OPERATOR(pg_catalog.=) ''{app}'' ORDER BY s.id USING OPERATOR(pg_catalog.<), r.class USING OPERATOR(pg_catalog.<)',
+    'SELECT r.class, r.currency, r.theirs, r.ours FROM cusown_ops.statement s CROSS JOIN LATERAL public.cusown_reconciliation_summary(s.id) r WHERE s.app_schema OPERATOR(pg_catalog.=) ''{app}'' ORDER BY s.id USING OPERATOR(pg_catalog.<), r.class USING OPERATOR(pg_catalog.<)',
     'SELECT * FROM public.cusown_expire_payments(dry_run => true)',
     'CALL public.cusown_run_job(''expire_payments'')',
     'SELECT * FROM public.cusown_expire_payments()',
@@ -376,8 +384,9 @@ BEGIN
     SELECT concat_ws('|', 'lifecycle', booking_id, old_slot_id, action_type,
                      actor_type) FROM booking_lifecycle_audit
     UNION ALL
-    SELECT concat_ws('|', 'attention', kind, entity, entity_id, sqlstate,
-                     finding, times, closed_at IS NOT NULL,
+    SELECT concat_ws('|', 'attention', kind, entity,
+                     CASE WHEN entity <> 'statement_line' THEN entity_id END, sqlstate,
+                     regexp_replace(finding, '(statement|statement_line_id":) \d+', '', 'g'), times, closed_at IS NOT NULL,
                      closed_by IN (current_user, 'recheck'), note)
     FROM cusown_ops.attention WHERE app_schema = current_schema()
     UNION ALL

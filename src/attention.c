@@ -17,7 +17,7 @@
  * LOCKED and inserts only what it does not see.  The row lock of a business
  * would hold up every booking that refers to it, so whoever writes about the
  * businesses of an application holds an advisory lock instead, of a class that
- * SQL cannot ask for.
+ * SQL cannot ask for; likewise about the lines of its statements.
  *
  *-------------------------------------------------------------------------
  */
@@ -194,10 +194,16 @@ static const Template wait_for_payment = {
 	1, {UUIDOID}
 };
 
+/* a table of ours: what is gone from it, its still-there query tells */
+static const Template existing_lines = {
+	"SELECT u.id FROM pg_catalog.unnest($1) AS u (id)",
+	1, {UUIDARRAYOID}
+};
+
 typedef struct Entity
 {
 	const char *name;
-	const char *relation;		/* canonical name of its table */
+	const char *relation;		/* canonical name of its table; NULL: ours */
 	const Template *lock;		/* NULL: by the advisory lock */
 	const Template *existing;
 	const Template *wait_for;	/* likewise */
@@ -208,6 +214,7 @@ static const Entity entities[] = {
 	{ENTITY_SLOT, "slots", &lock_slots, &existing_slots, &wait_for_slot},
 	{ENTITY_BUSINESS, "businesses", NULL, &existing_businesses, NULL},
 	{ENTITY_PAYMENT, "payments", &lock_payments, &existing_payments, &wait_for_payment},
+	{ENTITY_STATEMENT_LINE, NULL, NULL, &existing_lines, NULL},
 };
 
 static const Template entry_by_id = {
@@ -240,7 +247,9 @@ static void
 find_existing(Binding *binding, const Entity *entity, const UuidList *ids,
 			  UuidList *existing)
 {
-	if (binding_relation(binding, entity->relation) != NULL)
+	if (entity->relation == NULL)
+		template_ids(NULL, entity->existing, ids, existing);
+	else if (binding_relation(binding, entity->relation) != NULL)
 		template_ids(binding, entity->existing, ids, existing);
 }
 
@@ -569,7 +578,9 @@ resolve_body(void *state)
 	resolution->closed =
 		template_execute(NULL, &close_by_hand, values, NULL, false) > 0;
 	if (resolution->closed)
-		audit_resolution(binding, resolution, kind, entity, &entity_id);
+		audit_resolution(binding, resolution, kind,
+						 entity_named(entity)->relation == NULL ? "system" :
+						 entity, &entity_id);
 }
 
 /*

@@ -19,6 +19,7 @@
 #define ENTITY_SLOT "slot"
 #define ENTITY_BUSINESS "business"
 #define ENTITY_PAYMENT "payment"
+#define ENTITY_STATEMENT_LINE "statement_line"	/* our own; see reconcile.h */
 
 typedef struct AttentionKind
 {

@@ -89,6 +89,11 @@ static const FunctionRight function_rights[] = {
 	{"cusown_keep_booking", OPERATOR},
 	{"cusown_repair_slots", OPERATOR},
 	{"cusown_install_constraints", OPERATOR},
+	{"cusown_reconciliation_summary", MONITOR | APPLICATION | OPERATOR},
+	/* who may not write only sees */
+	{"cusown_reconcile", MONITOR | OPERATOR},
+	{"cusown_load_statement", OPERATOR},
+	{"cusown_load_statement_csv", OPERATOR},
 	{"cusown_prune_history", OPERATOR},
 	{"cusown_run_job", OPERATOR},
 	{"cusown_cron_health", MONITOR | APPLICATION | OPERATOR},
@@ -148,6 +153,15 @@ static const TableRight table_rights[] = {
 	{"payment_refund", "insert", APPLICATION | OPERATOR},
 	{"payment_refund", "update", APPLICATION | OPERATOR},
 	{"payment_refund", "delete", OPERATOR},
+	{"statement", "select", MONITOR | APPLICATION | OPERATOR},
+	{"statement", "insert", OPERATOR},
+	/* FOR UPDATE asks for it */
+	{"statement", "update", OPERATOR},
+	{"statement", "delete", OPERATOR},
+	{"statement_line", "select", MONITOR | APPLICATION | OPERATOR},
+	{"statement_line", "insert", OPERATOR},
+	{"statement_line", "update", OPERATOR},
+	{"statement_line", "delete", OPERATOR},
 };
 
 /* rights on the application's tables that functions of a profile use */

@@ -9,8 +9,12 @@
  *
  * An application that was detached has no runs any more, so each run prunes
  * for it too, once it has nothing left to do for its own; its ledger as well,
- * and which refunds its payments had, by the same age.  What is open on its
- * worklist stays, for when it is attached again.
+ * which refunds its payments had, and its statements, by the same age.  What is
+ * open on its worklist stays, for when it is attached again.
+ *
+ * Statements of an attached application are kept for STATEMENT_DAYS: refunds come
+ * months later, and their lines are evidence.  A statement goes before its lines,
+ * so that nobody reconciles half of one.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,6 +32,7 @@
 #include "job.h"
 #include "lazy.h"
 #include "ledger.h"
+#include "statement.h"
 #include "template.h"
 #include "verb.h"
 
@@ -82,6 +87,35 @@ static const Template prune_refunds = {
 	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
 };
 
+static const Template prune_statements = {
+	"WITH old AS MATERIALIZED (SELECT t.id AS id FROM cusown_ops.statement t"
+	" WHERE t.app_schema = $1 AND t.loaded_at < $2 LIMIT $3"
+	" FOR UPDATE SKIP LOCKED)"
+	" DELETE FROM cusown_ops.statement t USING old o"
+	" WHERE t.app_schema = $1 AND t.id = o.id",
+	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
+};
+
+/* those of statements that are gone, by steps along the index; $2 means nothing */
+static const Template prune_lines = {
+	"WITH RECURSIVE step AS (SELECT (SELECT l.statement_id"
+	" FROM cusown_ops.statement_line l WHERE l.app_schema = $1"
+	" ORDER BY l.statement_id LIMIT 1) AS id"
+	" UNION ALL SELECT (SELECT l.statement_id"
+	" FROM cusown_ops.statement_line l WHERE l.app_schema = $1"
+	" AND l.statement_id > s.id ORDER BY l.statement_id LIMIT 1)"
+	" FROM step s WHERE s.id IS NOT NULL),"
+	" old AS MATERIALIZED (SELECT l.id AS id FROM step s"
+	" JOIN cusown_ops.statement_line l ON l.app_schema = $1"
+	" AND l.statement_id = s.id"
+	" WHERE NOT EXISTS (SELECT FROM cusown_ops.statement t"
+	" WHERE t.app_schema = $1 AND t.id = s.id)"
+	" LIMIT $3 FOR UPDATE OF l SKIP LOCKED)"
+	" DELETE FROM cusown_ops.statement_line l USING old o"
+	" WHERE l.app_schema = $1 AND l.id = o.id",
+	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
+};
+
 /* each of its schemas once, by steps along an index that begins with it */
 #define SCHEMAS_OF(table) \
 	"(WITH RECURSIVE step AS ((SELECT t.app_schema FROM " table " t" \
@@ -96,7 +130,9 @@ static const Template detached_schemas = {
 	"SELECT d.app_schema FROM (" SCHEMAS_OF("cusown_ops.change")
 	" UNION " SCHEMAS_OF("cusown_ops.attention")
 	" UNION " SCHEMAS_OF("cusown_ops.job_run")
-	" UNION " SCHEMAS_OF("cusown_ops.payment_refund") ") d"
+	" UNION " SCHEMAS_OF("cusown_ops.payment_refund")
+	" UNION " SCHEMAS_OF("cusown_ops.statement")
+	" UNION " SCHEMAS_OF("cusown_ops.statement_line") ") d"
 	" WHERE NOT EXISTS (SELECT FROM cusown_ops.binding n"
 	" WHERE n.app_schema = d.app_schema)",
 	0, {0}
@@ -112,16 +148,16 @@ room(const JobRun *run, int64 before)
 	return run->batch_size - (run->counts.changed - before);
 }
 
+/* what is older than so many seconds */
 static void
 prune(JobRun *run, const Template *statement, const NameData *schema,
-	  int64 before)
+	  int64 age, int64 before)
 {
 	Datum		values[3];
 	uint64		rows;
 
 	values[0] = NameGetDatum(schema);
-	values[1] = TimestampTzGetDatum(run->as_of -
-									cusown_change_retention * USECS_PER_SEC);
+	values[1] = TimestampTzGetDatum(run->as_of - age * USECS_PER_SEC);
 	values[2] = Int64GetDatum(room(run, before));
 	rows = template_execute(NULL, statement, values, NULL, false);
 	run->counts.changed += rows;
@@ -131,12 +167,17 @@ prune(JobRun *run, const Template *statement, const NameData *schema,
 static void
 prune_schema(JobRun *run, const NameData *schema, bool detached, int64 before)
 {
-	prune(run, &prune_changes, schema, before);
-	prune(run, &prune_attention, schema, before);
+	int64		age = cusown_change_retention;
+
+	prune(run, &prune_changes, schema, age, before);
+	prune(run, &prune_attention, schema, age, before);
+	prune(run, &prune_statements, schema,
+		  detached ? age : STATEMENT_DAYS * (int64) SECS_PER_DAY, before);
+	prune(run, &prune_lines, schema, age, before);
 	if (!detached)
 		return;
-	prune(run, &prune_runs, schema, before);
-	prune(run, &prune_refunds, schema, before);
+	prune(run, &prune_runs, schema, age, before);
+	prune(run, &prune_refunds, schema, age, before);
 }
 
 static void
@@ -206,7 +247,8 @@ prune_body(void *state)
  *
  * Deletes at most max_rows of our own rows that are older than
  * cusown_ops.change_retention: changes, worklist entries that were closed, and
- * the ledger and refunds of applications that were detached.
+ * the ledger, refunds and statements of applications that were detached; and
+ * statements that are older than 400 days.
  *
  * Errors: as cusown_expire_bookings().
  *
@@ -241,6 +283,6 @@ cusown_prune_history(PG_FUNCTION_ARGS)
 
 const Job	prune_history_job = {
 	"prune_history",
-	"deletes changes and closed worklist entries older than cusown_ops.change_retention",
+	"deletes changes and closed worklist entries older than cusown_ops.change_retention, and old statements",
 	86400, true, no_relations, 1, prune_step
 };

@@ -572,19 +572,27 @@ take_steps(PaymentCall *call, const Step *steps, int count)
 		close_paid_cancelled(call);
 }
 
-static void
-transition_body(void *state)
+/* waits for the payment, and moves it; the caller is connected to SPI */
+void
+payment_move(PaymentCall *call)
 {
-	PaymentCall *call = state;
 	Step		steps[MAX_STEPS];
 
-	call->binding = binding_use(relations_used);
-	binding_require(call->binding, "payments", "id");
 	lock(call);
 	if (payment_is_refund(call->event) && !payment_weigh_refund(call))
 		return;
 	if (!is_there(call))
 		take_steps(call, steps, decide(call, steps));
+}
+
+static void
+transition_body(void *state)
+{
+	PaymentCall *call = state;
+
+	call->binding = binding_use(relations_used);
+	binding_require(call->binding, "payments", "id");
+	payment_move(call);
 }
 
 /* ---------- the function ---------- */

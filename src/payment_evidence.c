@@ -25,6 +25,7 @@
 
 #include "errors.h"
 #include "payment.h"
+#include "statement.h"
 
 /* what the application puts in place of a reference that it does not know yet */
 #define PLACEHOLDER "pending-"
@@ -87,16 +88,6 @@ read_statement_line(const PaymentCall *call, int64 *line)
 	return true;
 }
 
-/*
- * THE LOOK-UP OF STATEMENT LINES.  There is no table of statements yet, so that
- * none of their lines exists; the one that is made asks it here.
- */
-static bool
-statement_line_exists(const PaymentCall *call, int64 line)
-{
-	return false;
-}
-
 static bool
 is_blank(const char *text)
 {
@@ -124,7 +115,7 @@ payment_require_evidence(const PaymentCall *call)
 
 	if (read_statement_line(call, &line))
 	{
-		if (statement_line_exists(call, line))
+		if (statement_line_exists(call->binding, line))
 			return;
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_TRANSITION),

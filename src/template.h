@@ -14,7 +14,7 @@
 #include "binding.h"
 #include "uuid_list.h"
 
-#define TEMPLATE_MAX_ARGS 10
+#define TEMPLATE_MAX_ARGS 16
 
 typedef struct Template
 {

@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(301);
+SELECT plan(325);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -159,10 +159,20 @@ INSERT INTO t.act (what, sql) VALUES
   ('move a payment',
    'SELECT * FROM cusown_payment_transition((SELECT id FROM payments WHERE status = ''processing'' ORDER BY id LIMIT 1), ''partial_refund'', refund_amount => 1, refund_ref => ''x'')'),
   ('expire payments',            'SELECT * FROM cusown_expire_payments()'),
+  ('load a statement',
+   'SELECT cusown_load_statement_csv(''razorpay'', ''generic'', E''provider_ref,status,amount,currency,at\nx,captured,1,INR,1767312000'')'),
+  ('see the statements',         'SELECT count(*) FROM cusown_ops.statement JOIN cusown_ops.statement_line USING (app_schema)'),
+  ('see what does not agree',    'SELECT count(*) FROM cusown_reconcile(t.statement())'),
+  ('reconcile',                  'SELECT count(*) FROM cusown_reconcile(t.statement(), apply => true)'),
+  ('see the summary',            'SELECT count(*) FROM cusown_reconciliation_summary(t.statement())'),
+  ('forget statements',          'DELETE FROM cusown_ops.statement'),
   ('see refunds',                'SELECT count(*) FROM cusown_ops.payment_refund'),
   ('forget refunds',             'DELETE FROM cusown_ops.payment_refund'),
   ('forge the trail of a payment',
    'UPDATE payment_audit_logs SET reason = reason');
+
+SELECT cusown_load_statement_csv('razorpay', 'generic', E'provider_ref,status,amount,currency,at\npay_lost,captured,1,INR,1767312000') AS statement \gset
+SELECT format('CREATE FUNCTION t.statement() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN %s', :statement) \gexec
 
 CREATE TABLE t.may (profile text, what text);
 INSERT INTO t.may
@@ -170,7 +180,10 @@ SELECT p, w FROM unnest(ARRAY['monitor', 'application', 'operator']) p,
   unnest(ARRAY['see what is due', 'see the transitions', 'see the binding', 'see the worklist',
                'see added transitions', 'call shipped_transitions()', 'read bookings',
                'see what was changed', 'see the jobs', 'see whether jobs run', 'see the ledger',
-               'see progress', 'see double bookings', 'read the businesses'' clocks', 'see refunds']) w
+               'see progress', 'see double bookings', 'read the businesses'' clocks', 'see refunds',
+               'see the statements', 'see the summary']) w
+UNION ALL
+SELECT p, 'see what does not agree' FROM unnest(ARRAY['monitor', 'operator']) p
 UNION ALL
 SELECT p, w FROM unnest(ARRAY['application', 'operator']) p,
   unnest(ARRAY['expire', 'expire as a dry run', 'expire on a request', 'write a request''s run', 'release holds', 'mark no-shows',
@@ -182,7 +195,7 @@ SELECT 'operator', w FROM unnest(ARRAY[
   'override a guard', 'see the guard', 'close an entry', 'attach', 'attach as a dry run', 'detach', 'add a transition',
   'change transitions', 'remove transitions', 'write a binding', 'change a binding',
   'remove bindings', 'empty the worklist', 'resolve double bookings', 'decide by hand', 'repair slots',
-  'see what keeps double bookings away', 'forget refunds', 'change a job', 'write a job''s run', 'change the ledger', 'delete from the ledger']) w;
+  'see what keeps double bookings away', 'forget refunds', 'load a statement', 'reconcile', 'forget statements', 'change a job', 'write a job''s run', 'change the ledger', 'delete from the ledger']) w;
 
 -- an assertion for each act of a profile
 CREATE FUNCTION t.check_profile(p_profile text) RETURNS SETOF text

@@ -1,0 +1,71 @@
+/*-------------------------------------------------------------------------
+ *
+ * reconcile.h
+ *	  A provider's statement against the application's payments.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CUSOWN_RECONCILE_H
+#define CUSOWN_RECONCILE_H
+
+#include "datatype/timestamp.h"
+#include "utils/uuid.h"
+
+#include "attention.h"
+#include "template.h"
+
+/* what is compared with what */
+typedef struct Reconciliation
+{
+	Binding    *binding;
+	int64		statement;
+	bool		read_only;
+	TimestampTz young;			/* what is later may still be under way */
+	/* of the statement */
+	NameData	app_schema;
+	Datum		provider;		/* text */
+	int			lines;
+	TimestampTz period_from;
+	TimestampTz period_until;
+} Reconciliation;
+
+/* in templates: what a status, which may be null, says */
+#define RECONCILE_COMPLETED(status) \
+	"(" status " = ANY ('{completed,partially_refunded,refunded}'::text[]))" \
+	" IS TRUE"
+
+#define RECONCILE_GIVEN_UP(status) \
+	"(" status " = ANY ('{failed,expired}'::text[])) IS TRUE"
+
+/*
+ * Of the payments gathered, those that share a reference with one before them.
+ * Numbers are counted faster than names; two names may share one.
+ */
+#define RECONCILE_AGAIN \
+	"again AS MATERIALIZED (SELECT a.id FROM (SELECT p.id AS id," \
+	" pg_catalog.row_number() OVER (PARTITION BY p.provider_ref ORDER BY " \
+	RECONCILE_COMPLETED("p.status") " DESC, p.created_at, p.id) AS n" \
+	" FROM (SELECT pg_catalog.hashtext(d.provider_ref) AS hash" \
+	" FROM app_payment d WHERE d.provider_ref IS NOT NULL" \
+	" GROUP BY 1 HAVING pg_catalog.count(*) > 1) d" \
+	" JOIN app_payment p ON pg_catalog.hashtext(p.provider_ref) = d.hash) a" \
+	" WHERE a.n > 1)"
+
+/* reconcile_match.c */
+extern const Template reconcile_findings;
+extern const Template reconcile_totals;
+extern void reconcile_gather(Reconciliation *reconciliation);
+extern void reconcile_gather_some(Binding *binding, const UuidList *payments);
+extern void reconcile_gather_named(Binding *binding, Datum lines);
+extern void reconcile_let_go(void);
+extern void reconcile_match(const Reconciliation *reconciliation,
+							const Template *statement, TemplateRow put,
+							void *state);
+extern int	reconcile_plan_to_hash(void);
+
+/* reconcile_attention.c */
+extern const AttentionKind *reconcile_kind(const char *class);
+extern pg_uuid_t reconcile_line_entity(int64 line);
+extern void reconcile_recheck(Binding *binding);
+
+#endif							/* CUSOWN_RECONCILE_H */
