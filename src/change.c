@@ -58,7 +58,8 @@ static const Template insert_changes = {
 	" pg_catalog.unnest($8))"
 	" AS c (entity, entity_id, slot_id, from_status, to_status)"
 	" RETURNING id",
-	8, {NAMEOID, TEXTOID, TEXTOID, TEXTARRAYOID, UUIDARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+	8, {NAMEOID, TEXTOID, TEXTOID, TEXTARRAYOID, UUIDARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID},
+	.planned_once = true
 };
 
 static const Template stream_id = {
