@@ -45,6 +45,8 @@ OBJS = \
 	src/payment.o \
 	src/payment_evidence.o \
 	src/payment_expiry.o \
+	src/payment_facts.o \
+	src/payment_mismatch.o \
 	src/payment_refund.o \
 	src/reconcile.o \
 	src/reconcile_attention.o \
@@ -93,6 +95,8 @@ SQL_PARTS = \
 	src/payment.sql \
 	src/statement.sql \
 	src/reconcile.sql \
+	src/payment_facts.sql \
+	src/payment_mismatch.sql \
 	src/worker.sql \
 	src/grant.sql \
 	src/rights.sql
@@ -101,7 +105,7 @@ DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard statement reconcile job cron cron_health worker change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile job cron cron_health worker change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

@@ -26,6 +26,18 @@ TABLE mismatch;
 CREATE TEMP TABLE booking_before AS SELECT id, status FROM bookings;
 CREATE TEMP TABLE slot_before AS SELECT id, status FROM slots;
 
+\echo '    What is at odds, and what is known of one that a ticket names, a booking or a payment?'
+\echo
+\echo '   SELECT * FROM cusown_payment_mismatches() WHERE severity <> ''info'';'
+\echo
+SELECT * FROM cusown_payment_mismatches() WHERE severity <> 'info';
+\echo '   SELECT * FROM cusown_payment_facts(''4e8d3c3b-...'');'
+\echo
+SELECT to_char(at, 'DD HH24:MI') AS at, source, what, regexp_replace(left(detail::text, 70), '.$', '...') AS detail
+FROM cusown_payment_facts(md5('mismatch 3')::uuid);
+SELECT expect('facts without a time, or with personal data', count(*), 0::bigint) AS n
+FROM cusown_payment_facts(md5('mismatch 3')::uuid) WHERE at IS NULL OR detail ?| '{customer_name,customer_phone}' \gset
+
 \echo '    At the provider the first one is captured.'
 \echo
 \echo '   SELECT * FROM cusown_payment_transition(''108dad49-...'', ''verify'', reason => ''captured on the dashboard'', provider_ref => ''pay_N1'');'

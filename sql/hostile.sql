@@ -134,7 +134,7 @@ BEGIN
         BEGIN
           RAISE EXCEPTION 'operator was taken from the path';
         END $t$ $f$, name, type, other);
-      FOREACH operator IN ARRAY '{=,<>,<,>,<=,>=,||,+,-,*,->>}'::text[]
+      FOREACH operator IN ARRAY '{=,<>,<,>,<=,>=,||,+,-,*,->>,!~}'::text[]
       LOOP
         EXECUTE format('CREATE OPERATOR hostile.%s
                           (FUNCTION = hostile.%I, LEFTARG = %s, RIGHTARG = %s)',
@@ -165,7 +165,8 @@ BEGIN
     'acldefault("char", oid)', 'current_setting(text)',
     'has_table_privilege(regclass, text)', 'row_security_active(regclass)',
     'uuid_eq(uuid, uuid)', 'texteq(text, text)', 'enum_eq(anyenum, anyenum)',
-    'timestamptz_lt(timestamptz, timestamptz)']
+    'timestamptz_lt(timestamptz, timestamptz)',
+    'jsonb_agg(jsonb)', 'has_function_privilege(text, text)', 'may_read_personal_data()']
   LOOP
     EXECUTE format($f$CREATE FUNCTION hostile.%s%s RETURNS text
       LANGUAGE plpgsql AS $t$
@@ -196,6 +197,7 @@ CREATE TABLE hostile.statement (trap integer);
 CREATE TABLE hostile.statement_line (trap integer);
 CREATE TABLE hostile.app_payment (trap integer);
 CREATE TABLE hostile.booking_lifecycle_audit (trap integer);
+CREATE TABLE hostile.idempotency_keys (trap integer);
 CREATE TABLE hostile.binding (trap integer);
 CREATE TABLE hostile.attention (trap integer);
 CREATE TABLE hostile.state_transition (trap integer);
@@ -348,6 +350,9 @@ LANGUAGE sql AS $$
     'SELECT * FROM public.cusown_expire_payments(dry_run => true)',
     'CALL public.cusown_run_job(''expire_payments'')',
     'SELECT * FROM public.cusown_expire_payments()',
+    'SELECT source, what FROM public.cusown_payment_facts(pg_catalog.md5(''one'')::pg_catalog.uuid, true) ORDER BY source USING OPERATOR(pg_catalog.<), what USING OPERATOR(pg_catalog.<)',
+    'SELECT pg_catalog.jsonb_array_length(public.cusown_payment_case(pg_catalog.md5(''held'')::pg_catalog.uuid) OPERATOR(pg_catalog.->) ''facts'')',
+    'SELECT kind, severity, finding FROM public.cusown_payment_mismatches()',
     'SELECT public.cusown_grant(''regress_hostile_operator'', ''operator'')',
     'SELECT public.cusown_detach(''{app}'')',
     'SELECT * FROM public.cusown_due_bookings()',

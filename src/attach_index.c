@@ -50,6 +50,9 @@ const Lookup attach_lookups[] = {
 	{"payments", {"provider", "provider_ref"}, NULL, false},
 	{"payments", {"expires_at", "id"}, "initiated", false},
 	{"audit_logs", {"entity_type", "entity_id"}, NULL, false},
+	{"payment_audit_logs", {"payment_id"}, NULL, false},
+	{"booking_lifecycle_audit", {"booking_id"}, NULL, false},
+	{"idempotency_keys", {"result_id"}, NULL, false},
 	{NULL}
 };
 

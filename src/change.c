@@ -59,7 +59,7 @@ static const Template insert_changes = {
 	" AS c (entity, entity_id, slot_id, from_status, to_status)"
 	" RETURNING id",
 	8, {NAMEOID, TEXTOID, TEXTOID, TEXTARRAYOID, UUIDARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID},
-	.keeps_plan = true
+	.planned_once = true
 };
 
 static const Template stream_id = {

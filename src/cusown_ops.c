@@ -47,6 +47,12 @@ int			cusown_booking_ttl = 86400;
 int			cusown_processing_grace = 3600;
 
 /*
+ * cusown_ops.paid_pending_grace: seconds for which a completed payment's booking
+ * may be pending before cusown_payment_mismatches() tells of it.
+ */
+int			cusown_paid_pending_grace = 86400;
+
+/*
  * cusown_ops.batch_size: how many bookings one statement of a verb handles.
  */
 int			cusown_batch_size = 500;
@@ -100,6 +106,12 @@ define_settings(void)
 							"How long after its creation an unfinished payment keeps its booking from expiring.",
 							NULL,
 							&cusown_processing_grace, 3600, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cusown_ops.paid_pending_grace",
+							"How long a booking may be pending after its payment was completed.",
+							"Then cusown_payment_mismatches() tells of it.",
+							&cusown_paid_pending_grace, 86400, 0, INT_MAX,
 							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("cusown_ops.batch_size",

@@ -15,6 +15,8 @@ extern char *cusown_app_schema; /* which attached application; "" = the one */
 extern int	cusown_booking_ttl; /* seconds until a pending booking is due */
 extern int	cusown_processing_grace;	/* seconds a payment counts as in
 										 * flight */
+extern int	cusown_paid_pending_grace;	/* seconds a paid booking may be
+										 * pending */
 extern int	cusown_batch_size;	/* bookings looked at in one statement */
 
 extern int	cusown_job_run_retention;	/* ledger rows per job and outcome */

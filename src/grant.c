@@ -69,6 +69,10 @@ typedef struct FunctionRight
 static const FunctionRight function_rights[] = {
 	{"cusown_due_bookings", MONITOR | APPLICATION | OPERATOR},
 	{"cusown_double_bookings", MONITOR | APPLICATION | OPERATOR},
+	{"cusown_payment_facts", MONITOR | APPLICATION | OPERATOR},
+	{"cusown_payment_case", MONITOR | APPLICATION | OPERATOR},
+	{"cusown_payment_mismatches", MONITOR | APPLICATION | OPERATOR},
+	{"may_read_personal_data", OPERATOR},
 	{"shipped_transitions", MONITOR | APPLICATION | OPERATOR},
 	{"cusown_changes_since", MONITOR | APPLICATION | OPERATOR},
 	{"cusown_jobs", MONITOR | APPLICATION | OPERATOR},
@@ -185,10 +189,14 @@ static const ApplicationRight application_rights[] = {
 	/* FOR SHARE asks for it */
 	{"payments", ACL_UPDATE, "UPDATE", APPLICATION | OPERATOR},
 	{"payment_audit_logs", ACL_SELECT, "SELECT", APPLICATION | OPERATOR},
+	{"payment_audit_logs", ACL_SELECT, "SELECT", MONITOR, true},
 	{"payment_audit_logs", ACL_INSERT, "INSERT", APPLICATION | OPERATOR},
 	/* RETURNING asks for it */
 	{"audit_logs", ACL_SELECT, "SELECT", APPLICATION | OPERATOR},
+	{"audit_logs", ACL_SELECT, "SELECT", MONITOR, true},
 	{"audit_logs", ACL_INSERT, "INSERT", APPLICATION | OPERATOR},
+	{"booking_lifecycle_audit", ACL_SELECT, "SELECT", MONITOR | APPLICATION | OPERATOR, true},
+	{"idempotency_keys", ACL_SELECT, "SELECT", MONITOR | APPLICATION | OPERATOR, true},
 	{"booking_lifecycle_audit", ACL_INSERT, "INSERT", APPLICATION | OPERATOR},
 	{"cron_run_logs", ACL_INSERT, "INSERT", OPERATOR},
 	{"metrics", ACL_SELECT, "SELECT", APPLICATION | OPERATOR},

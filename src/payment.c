@@ -82,15 +82,13 @@ static const Template lock_payment = {
 	"[, p.{payments.amount}::int8 AS amount]"
 	"[, p.{payments.refund_amount}::int8 AS refunded]"
 	" FROM {payments} p WHERE p.{payments.id} = $1 FOR UPDATE",
-	1, {UUIDOID},
-	.keeps_plan = true
+	1, {UUIDOID},.planned_once = true
 };
 
 static const Template lock_booking = {
 	"SELECT b.{bookings.status}::text AS status FROM {bookings} b"
 	" WHERE b.{bookings.id} = $1 FOR SHARE",
-	1, {UUIDOID},
-	.keeps_plan = true
+	1, {UUIDOID},.planned_once = true
 };
 
 static const Template still_paid_for_nothing = {
@@ -147,8 +145,7 @@ static const Template still_paid_for_nothing = {
 					"[{?audit_logs.actor_id}, r.actor]")
 
 #define STEP_ARGS(last) \
-	10, {UUIDOID, TEXTOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, last}, \
-	.keeps_plan = true
+	10, {UUIDOID, TEXTOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, last}, .planned_once = true
 
 static const Template complete = {
 	CHANGE_PAYMENT("[, {payments.verified_at} := pg_catalog.now()]"

@@ -75,7 +75,7 @@ static const Template added_transition = {
 	"SELECT 1 FROM cusown_ops.state_transition t"
 	" WHERE t.app_schema = $1 AND t.machine = $2 AND t.from_status = $3"
 	" AND t.event = $4 AND t.to_status = $5",
-	5, {NAMEOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+	5, {NAMEOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID},.planned_once = true
 };
 
 /* $1 app_schema, $2 machine, $3 event; of $4, where it leads; to $5 */
@@ -83,14 +83,14 @@ static const Template added_target = {
 	"SELECT t.to_status FROM cusown_ops.state_transition t"
 	" WHERE t.app_schema = $1 AND t.machine = $2 AND t.event = $3"
 	" AND t.from_status = $4",
-	4, {NAMEOID, TEXTOID, TEXTOID, TEXTOID}
+	4, {NAMEOID, TEXTOID, TEXTOID, TEXTOID},.planned_once = true
 };
 
 static const Template added_to = {
 	"SELECT 1 FROM cusown_ops.state_transition t"
 	" WHERE t.app_schema = $1 AND t.machine = $2 AND t.event = $3"
 	" AND t.to_status = $4 LIMIT 1",
-	4, {NAMEOID, TEXTOID, TEXTOID, TEXTOID}
+	4, {NAMEOID, TEXTOID, TEXTOID, TEXTOID},.planned_once = true
 };
 
 PG_FUNCTION_INFO_V1(cusown_shipped_transitions);

@@ -35,10 +35,10 @@
  *
  * Plans are kept per binding, those on our own tables once per backend.  They
  * are planned anew for each execution: a statement here handles hundreds of
- * rows, and a generic plan would not know how many ids an array holds.  Of one
- * that finds single rows by their key, or none, the server may keep a plan, as it
- * does of any prepared statement.  What a report reads comes as a stream, which
- * is kept nowhere.
+ * rows, and a generic plan would not know how many ids an array holds.  One that
+ * is about a row by its key says planned_once, and is: planning would take most
+ * of its time.  What a
+ * report reads comes as a stream, which is kept nowhere.
  *
  *-------------------------------------------------------------------------
  */
@@ -307,7 +307,8 @@ prepare(const Binding *binding, const Template *statement)
 	SPIPlanPtr	plan = SPI_prepare_cursor(expand(binding, statement),
 										  statement->nargs,
 										  (Oid *) statement->argtypes,
-										  (statement->keeps_plan ? 0 :
+										  (statement->planned_once ?
+										   CURSOR_OPT_GENERIC_PLAN :
 										   CURSOR_OPT_CUSTOM_PLAN) |
 										  (statement->reads_much ?
 										   CURSOR_OPT_PARALLEL_OK : 0));

@@ -22,7 +22,8 @@ typedef struct Template
 	int			nargs;
 	Oid			argtypes[TEMPLATE_MAX_ARGS];
 	bool		reads_much;		/* parallel workers may help */
-	bool		keeps_plan;		/* one serves for all values */
+	bool		planned_once;	/* the plan is good for whatever values: rows
+								 * are found by a key, or written */
 } Template;
 
 /* a row of a statement that may give more than fits into memory */

@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(325);
+SELECT plan(345);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -166,6 +166,10 @@ INSERT INTO t.act (what, sql) VALUES
   ('reconcile',                  'SELECT count(*) FROM cusown_reconcile(t.statement(), apply => true)'),
   ('see the summary',            'SELECT count(*) FROM cusown_reconciliation_summary(t.statement())'),
   ('forget statements',          'DELETE FROM cusown_ops.statement'),
+  ('see the facts of a case',    'SELECT count(*) FROM cusown_payment_facts((SELECT id FROM payments ORDER BY id LIMIT 1))'),
+  ('see personal data in them',  'SELECT count(*) FROM cusown_payment_facts((SELECT id FROM payments ORDER BY id LIMIT 1), true)'),
+  ('take a case to a ticket',    'SELECT cusown_payment_case((SELECT id FROM payments ORDER BY id LIMIT 1))'),
+  ('see payments at odds',       'SELECT count(*) FROM cusown_payment_mismatches()'),
   ('see refunds',                'SELECT count(*) FROM cusown_ops.payment_refund'),
   ('forget refunds',             'DELETE FROM cusown_ops.payment_refund'),
   ('forge the trail of a payment',
@@ -181,6 +185,7 @@ SELECT p, w FROM unnest(ARRAY['monitor', 'application', 'operator']) p,
                'see added transitions', 'call shipped_transitions()', 'read bookings',
                'see what was changed', 'see the jobs', 'see whether jobs run', 'see the ledger',
                'see progress', 'see double bookings', 'read the businesses'' clocks', 'see refunds',
+               'read audit rows', 'see the facts of a case', 'take a case to a ticket', 'see payments at odds',
                'see the statements', 'see the summary']) w
 UNION ALL
 SELECT p, 'see what does not agree' FROM unnest(ARRAY['monitor', 'operator']) p
@@ -189,9 +194,10 @@ SELECT p, w FROM unnest(ARRAY['application', 'operator']) p,
   unnest(ARRAY['expire', 'expire as a dry run', 'expire on a request', 'write a request''s run', 'release holds', 'mark no-shows',
                'confirm a booking', 'reject a booking', 'cancel a booking', 'undo an answer',
                'add to the worklist', 'change the worklist', 'move a payment', 'expire payments',
-               'cancel a booking by itself', 'read audit rows', 'write audit rows']) w
+               'cancel a booking by itself', 'write audit rows']) w
 UNION ALL
 SELECT 'operator', w FROM unnest(ARRAY[
+  'see personal data in them',
   'override a guard', 'see the guard', 'close an entry', 'attach', 'attach as a dry run', 'detach', 'add a transition',
   'change transitions', 'remove transitions', 'write a binding', 'change a binding',
   'remove bindings', 'empty the worklist', 'resolve double bookings', 'decide by hand', 'repair slots',
@@ -261,7 +267,7 @@ SELECT is_empty($$SELECT ddl FROM t.ddl WHERE profile = 'monitor'
                 'a monitor needs to read only');
 SELECT is_empty($$SELECT ddl FROM t.ddl WHERE ddl ~ '(GRANT ALL|DELETE|TRUNCATE|TRIGGER|SUPERUSER)'$$,
                 'no profile needs to delete, or all rights');
-SELECT is_empty($$SELECT ddl FROM t.ddl WHERE ddl ~ ' (businesses|metrics|cron_run_logs|idempotency_keys)'$$,
+SELECT is_empty($$SELECT ddl FROM t.ddl WHERE ddl ~ ' (businesses|metrics|cron_run_logs)'$$,
                 'nor tables that its functions do not touch');
 
 SELECT ddl FROM t.ddl ORDER BY profile, place \gexec
