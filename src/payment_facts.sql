@@ -35,14 +35,14 @@ RETURNS jsonb
 LANGUAGE sql STABLE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET TimeZone = 'UTC'
-AS $$
-SELECT jsonb_build_object('id', $1, 'at', now(), 'facts',
-         jsonb_agg(jsonb_build_object('at', f.at, 'source', f.source,
-                                      'what', f.what, 'detail', f.detail)
-                   ORDER BY f.n))
-FROM @extschema@.cusown_payment_facts($1)
-     WITH ORDINALITY AS f (at, source, what, detail, n)
-$$;
+BEGIN ATOMIC
+  SELECT pg_catalog.jsonb_build_object('id', $1, 'at', pg_catalog.now(), 'facts',
+           pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+             'at', f.at, 'source', f.source, 'what', f.what, 'detail', f.detail)
+             ORDER BY f.n))
+  FROM @extschema@.cusown_payment_facts($1)
+       WITH ORDINALITY AS f (at, source, what, detail, n);
+END;
 
 COMMENT ON FUNCTION @extschema@.cusown_payment_case(uuid) IS
 'The facts of a payment or a booking as one JSON object, for a ticket: id, at (when it was asked), facts (as cusown_payment_facts() has them). Never with personal data; all times in UTC.
