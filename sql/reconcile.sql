@@ -317,3 +317,9 @@ BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT count(*) > 0 AS found FROM cusown_reconcile(:s2);
 SELECT * FROM cusown_reconcile(:s2, apply => true); -- fails
 ROLLBACK;
+RESET cusown_ops.app_schema;
+RESET search_path;
+SET client_min_messages = warning;
+
+DROP SCHEMA reconcile_app, reconcile_shop CASCADE;
+DROP EXTENSION cusown_ops;

@@ -243,3 +243,9 @@ UPDATE cusown_ops.statement SET loaded_at = now() - interval '401 days';
 SELECT * FROM cusown_prune_history(1000);
 SELECT * FROM cusown_prune_history(100000);
 SELECT count(*) FROM cusown_ops.statement_line;
+RESET cusown_ops.app_schema;
+RESET search_path;
+SET client_min_messages = warning;
+
+DROP SCHEMA statement_app, statement_shop CASCADE;
+DROP EXTENSION cusown_ops;

@@ -91,9 +91,8 @@ static const Template payments_of_lines = {
 static const Template payments_by_id = {
 	"SELECT " PAYMENT_COLUMNS " FROM {payments} p"
 	" WHERE p.{payments.id} = ANY ($1)"
-	"[ OR p.{payments.provider_ref} = ANY (ARRAY("
-	"SELECT o.{payments.provider_ref} FROM {payments} o"
-	" WHERE o.{payments.id} = ANY ($1)))]",
+	"[ OR EXISTS (SELECT FROM {payments} o WHERE o.{payments.id} = ANY ($1)"
+	" AND o.{payments.provider_ref} = p.{payments.provider_ref})]",
 	1, {UUIDARRAYOID}
 };
 
@@ -168,8 +167,8 @@ static const Template names_of_some = {
 #define PAYMENTS \
 	" " RECONCILE_AGAIN "," \
 	" pay AS NOT MATERIALIZED (SELECT p.*," \
-	" CASE WHEN a.id IS NULL THEN p.provider_ref END AS match_ref" \
-	" FROM app_payment p LEFT JOIN again a ON a.id = p.id),"
+	" CASE WHEN NOT EXISTS (SELECT FROM again a WHERE a.id = p.id)" \
+	" THEN p.provider_ref END AS match_ref FROM app_payment p),"
 
 #define OUR_COLUMNS \
 	"p.id AS payment_id, p.status AS our_status, p.provider_ref AS our_ref," \
@@ -197,11 +196,12 @@ static const Template names_of_some = {
 	" AND (j.line_id IS NOT NULL OR (j.created_at >= $7" \
 	" AND j.created_at < $8 AND " RECONCILE_COMPLETED("j.our_status") "))),"
 
+/* the last condition always holds; it tells the planner that they are few */
 #define LEFT_OVER(how, condition) \
 	"SELECT o.line_id, o.is_payment, o.provider_ref, o.order_ref, o.receipt," \
 	" o.status, o.amount, o.currency, o.at, o.figure, o.refunded, " \
 	OUR_COLUMNS ", " how " AS how FROM one o JOIN app_payment p ON " \
-	condition " WHERE o.payment_id IS NULL"
+	condition " WHERE o.payment_id IS NULL AND (o.line_id % 1) = 0"
 
 /* of several the one that still waits for its money, the newest first */
 #define BY_OTHERS \
