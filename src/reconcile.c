@@ -72,7 +72,7 @@ typedef struct Finding
 	const char *refusal;
 	bool		is_moved;
 	bool		is_left;		/* for the next call */
-}			Finding;
+} Finding;
 
 /* one call */
 typedef struct Run
@@ -89,7 +89,7 @@ typedef struct Run
 	Split		split;
 	int			first;			/* of the moves that are being tried */
 	ReturnSetInfo *result;
-}			Run;
+} Run;
 
 /* a refund that a statement tells of */
 typedef struct ToldRefund
@@ -97,7 +97,7 @@ typedef struct ToldRefund
 	int64		line;
 	char	   *reference;
 	int64		amount;
-}			ToldRefund;
+} ToldRefund;
 
 static const char *const relations_read[] = {"payments", NULL};
 
@@ -137,7 +137,7 @@ static const Template unknown_refunds = {
 /* ---------- what is found ---------- */
 
 static Finding *
-new_finding(Run * run)
+new_finding(Run *run)
 {
 	if (run->count == run->capacity)
 	{
@@ -182,7 +182,7 @@ attribute_json(const StreamedRow *row, const char *column, bool *found)
 }
 
 static void
-read_finding(const StreamedRow *row, Finding * finding)
+read_finding(const StreamedRow *row, Finding *finding)
 {
 	bool		isnull;
 	Datum		payment = template_attribute(row, "payment_id", &isnull);
@@ -203,7 +203,7 @@ read_finding(const StreamedRow *row, Finding * finding)
 }
 
 static const char *
-action_of(const Finding * finding)
+action_of(const Finding *finding)
 {
 	if (finding->event != NULL && finding->refusal == NULL)
 		return finding->is_left ? ACTION_LATER : finding->event;
@@ -211,7 +211,7 @@ action_of(const Finding * finding)
 }
 
 static void
-put_finding(const Run * run, const Finding * finding)
+put_finding(const Run *run, const Finding *finding)
 {
 	Datum		values[6];
 	bool		nulls[6] = {false};
@@ -236,7 +236,7 @@ put_finding(const Run * run, const Finding * finding)
 static void
 show_finding(const StreamedRow *row, void *state)
 {
-	const		Run *run = state;
+	const Run  *run = state;
 	MemoryContext caller = MemoryContextSwitchTo(run->context);
 	Finding		finding = {0};
 
@@ -270,7 +270,7 @@ read_moment(const char *column)
 }
 
 static void
-read_statement(Reconciliation * what)
+read_statement(Reconciliation *what)
 {
 	Datum		values[2];
 	bool		isnull;
@@ -293,7 +293,7 @@ read_statement(Reconciliation * what)
 }
 
 static void
-prepare(Run * run, const char *const *relations)
+prepare(Run *run, const char *const *relations)
 {
 	Reconciliation *what = &run->what;
 
@@ -308,7 +308,7 @@ prepare(Run * run, const char *const *relations)
 }
 
 static void
-find(Run * run, TemplateRow put)
+find(Run *run, TemplateRow put)
 {
 	reconcile_match(&run->what, &reconcile_findings, put, run);
 	reconcile_let_go();
@@ -317,7 +317,7 @@ find(Run * run, TemplateRow put)
 /* ---------- what the machine does ---------- */
 
 static Jsonb *
-evidence_of(const Run * run, int64 line)
+evidence_of(const Run *run, int64 line)
 {
 	char	   *json = psprintf("{\"statement_id\": " INT64_FORMAT
 								", \"statement_line_id\": " INT64_FORMAT
@@ -328,7 +328,7 @@ evidence_of(const Run * run, int64 line)
 }
 
 static PaymentCall
-call_for(const Run * run, const Finding * finding, int64 line)
+call_for(const Run *run, const Finding *finding, int64 line)
 {
 	PaymentCall call = {0};
 
@@ -344,8 +344,8 @@ call_for(const Run * run, const Finding * finding, int64 line)
 }
 
 static int
-read_unknown_refunds(const Run * run, const Finding * finding,
-					 ToldRefund * *refunds)
+read_unknown_refunds(const Run *run, const Finding *finding,
+					 ToldRefund **refunds)
 {
 	Datum		values[4];
 	uint64		rows;
@@ -371,7 +371,7 @@ read_unknown_refunds(const Run * run, const Finding * finding,
 }
 
 static void
-refund_by_lines(const Run * run, const Finding * finding)
+refund_by_lines(const Run *run, const Finding *finding)
 {
 	ToldRefund *refunds;
 	int			count = read_unknown_refunds(run, finding, &refunds);
@@ -388,7 +388,7 @@ refund_by_lines(const Run * run, const Finding * finding)
 }
 
 static void
-move(const Run * run, const Finding * finding)
+move(const Run *run, const Finding *finding)
 {
 	PaymentCall call;
 
@@ -445,13 +445,13 @@ note_refused(void *state, int row, const ErrorData *error)
 static int
 compare_moves(const void *a, const void *b)
 {
-	return memcmp(&(*(Finding * const *) a)->payment,
-				  &(*(Finding * const *) b)->payment, sizeof(pg_uuid_t));
+	return memcmp(&(*(Finding *const *) a)->payment,
+				  &(*(Finding *const *) b)->payment, sizeof(pg_uuid_t));
 }
 
 /* what was refused before is left alone until its next_try */
 static void
-leave_backed_off(Run * run)
+leave_backed_off(Run *run)
 {
 	const AttentionKind *const kinds[] = {
 		reconcile_kind("status_mismatch"), reconcile_kind("refund_mismatch"),
@@ -478,7 +478,7 @@ leave_backed_off(Run * run)
 }
 
 static void
-collect_moves(Run * run)
+collect_moves(Run *run)
 {
 	run->moves = MemoryContextAllocHuge(run->context,
 										Max(run->count, 1) * sizeof(Finding *));
@@ -491,7 +491,7 @@ collect_moves(Run * run)
 }
 
 static void
-move_all(Run * run)
+move_all(Run *run)
 {
 	MemoryContext window = AllocSetContextCreate(CurrentMemoryContext,
 												 "cusown_ops reconcile window",
@@ -519,7 +519,7 @@ move_all(Run * run)
 /* ---------- the worklist ---------- */
 
 static pg_uuid_t
-entity_of(const AttentionKind *kind, const Finding * finding)
+entity_of(const AttentionKind *kind, const Finding *finding)
 {
 	return strcmp(kind->entity, ENTITY_PAYMENT) == 0 ? finding->payment :
 		reconcile_line_entity(finding->entity_line);
@@ -533,7 +533,7 @@ json_text(bool is_there, Datum json)
 }
 
 static AttentionItem
-item_of(const Run * run, const AttentionKind *kind, const Finding * finding)
+item_of(const Run *run, const AttentionKind *kind, const Finding *finding)
 {
 	AttentionItem item = {entity_of(kind, finding), finding->sqlstate};
 
@@ -549,7 +549,7 @@ item_of(const Run * run, const AttentionKind *kind, const Finding * finding)
 }
 
 static bool
-is_for_worklist(const Finding * finding, const AttentionKind *kind)
+is_for_worklist(const Finding *finding, const AttentionKind *kind)
 {
 	const char *action = action_of(finding);
 
@@ -559,8 +559,8 @@ is_for_worklist(const Finding * finding, const AttentionKind *kind)
 
 /* of these findings of a kind, those that nobody holds and that are not known */
 static void
-open_some(const Run * run, const AttentionKind *kind, const UuidList *ids,
-		  Finding * const *findings)
+open_some(const Run *run, const AttentionKind *kind, const UuidList *ids,
+		  Finding *const *findings)
 {
 	const AttentionKind *const kinds[] = {kind, NULL};
 	Binding    *binding = run->what.binding;
@@ -585,7 +585,7 @@ open_some(const Run * run, const AttentionKind *kind, const UuidList *ids,
 }
 
 static void
-open_kind(Run * run, const AttentionKind *kind, MemoryContext window)
+open_kind(Run *run, const AttentionKind *kind, MemoryContext window)
 {
 	int			next = 0;
 
@@ -614,7 +614,7 @@ open_kind(Run * run, const AttentionKind *kind, MemoryContext window)
 }
 
 static void
-open_all(Run * run)
+open_all(Run *run)
 {
 	MemoryContext window = AllocSetContextCreate(CurrentMemoryContext,
 												 "cusown_ops reconcile window",
@@ -636,7 +636,7 @@ open_all(Run * run)
 /* ---------- the functions ---------- */
 
 static void
-apply(Run * run)
+apply(Run *run)
 {
 	find(run, keep_finding);
 	move_all(run);
@@ -667,7 +667,7 @@ reconcile_body(void *state)
 }
 
 static void
-read_arguments(FunctionCallInfo fcinfo, Run * run)
+read_arguments(FunctionCallInfo fcinfo, Run *run)
 {
 	verb_check_not_null(fcinfo, 0, "statement");
 	verb_check_not_null(fcinfo, 1, "grace");

@@ -27,7 +27,7 @@ typedef struct Reconciliation
 	int			lines;
 	TimestampTz period_from;
 	TimestampTz period_until;
-}			Reconciliation;
+} Reconciliation;
 
 /* in templates: what a status, which may be null, says */
 #define RECONCILE_COMPLETED(status) \
@@ -54,11 +54,11 @@ typedef struct Reconciliation
 /* reconcile_match.c */
 extern const Template reconcile_findings;
 extern const Template reconcile_totals;
-extern void reconcile_gather(Reconciliation * reconciliation);
+extern void reconcile_gather(Reconciliation *reconciliation);
 extern void reconcile_gather_some(Binding *binding, const UuidList *payments);
 extern void reconcile_gather_named(Binding *binding, Datum lines);
 extern void reconcile_let_go(void);
-extern void reconcile_match(const Reconciliation * reconciliation,
+extern void reconcile_match(const Reconciliation *reconciliation,
 							const Template *statement, TemplateRow put,
 							void *state);
 extern int	reconcile_plan_to_hash(void);

@@ -394,7 +394,7 @@ typedef struct StoreColumn
 {
 	const char *name;
 	Oid			type;
-}			StoreColumn;
+} StoreColumn;
 
 /* in the order of PAYMENT_COLUMNS */
 static const StoreColumn store_columns[] = {
@@ -475,7 +475,7 @@ read_names(const Template *statement, const NameData *app_schema, Datum which,
 }
 
 static void
-gather_by_lines(Reconciliation * reconciliation)
+gather_by_lines(Reconciliation *reconciliation)
 {
 	Datum		values[6];
 	SPITupleTable *names = read_names(&names_of_statement,
@@ -492,7 +492,7 @@ gather_by_lines(Reconciliation * reconciliation)
 }
 
 void
-reconcile_gather(Reconciliation * reconciliation)
+reconcile_gather(Reconciliation *reconciliation)
 {
 	if (reconciliation->lines <= FEW_LINES)
 		gather_by_lines(reconciliation);
@@ -548,7 +548,7 @@ reconcile_plan_to_hash(void)
 
 /* runs one of the statements above on what was gathered */
 void
-reconcile_match(const Reconciliation * reconciliation,
+reconcile_match(const Reconciliation *reconciliation,
 				const Template *statement, TemplateRow put, void *state)
 {
 	const Binding *binding = reconciliation->binding;

@@ -64,7 +64,7 @@ typedef enum LineColumn
 	LINE_TAX,
 	LINE_SETTLEMENT_UTR,
 	LINE_COLUMNS
-}			LineColumn;
+} LineColumn;
 
 static const Oid line_types[LINE_COLUMNS] = {
 	INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, UUIDOID, TEXTOID, INT8OID,
@@ -77,13 +77,13 @@ typedef struct LineBatch
 	int			count;
 	Datum		values[LINE_COLUMNS][BATCH_LINES];
 	bool		nulls[LINE_COLUMNS][BATCH_LINES];
-}			LineBatch;
+} LineBatch;
 
 /* one call */
 typedef struct Loading
 {
 	const char *provider;
-	const		StatementFormat *format;
+	const StatementFormat *format;
 	const Jsonb *json;			/* either this */
 	const char *csv;			/* or that */
 	NameData	app_schema;
@@ -99,7 +99,7 @@ typedef struct Loading
 	int64		id;
 	LineBatch  *batch;
 	MemoryContext batch_context;
-}			Loading;
+} Loading;
 
 static const char *const no_relations[] = {NULL};
 
@@ -161,7 +161,7 @@ static const Template line_by_id = {
 /* ---------- the first time: what it is ---------- */
 
 static void
-hash_part(Loading * loading, const void *data, size_t length)
+hash_part(Loading *loading, const void *data, size_t length)
 {
 	if (pg_cryptohash_update(loading->hash, data, length) < 0)
 		elog(ERROR, "could not hash a line: %s",
@@ -170,7 +170,7 @@ hash_part(Loading * loading, const void *data, size_t length)
 
 /* with its end, so that no two lines read the same */
 static void
-hash_text(Loading * loading, const char *text)
+hash_text(Loading *loading, const char *text)
 {
 	uint8		is_null = text == NULL;
 
@@ -180,13 +180,13 @@ hash_text(Loading * loading, const char *text)
 }
 
 static void
-hash_number(Loading * loading, bool is_there, int64 number)
+hash_number(Loading *loading, bool is_there, int64 number)
 {
 	hash_text(loading, is_there ? psprintf(INT64_FORMAT, number) : NULL);
 }
 
 static void
-add_to_fingerprint(Loading * loading, const StatementLine * line)
+add_to_fingerprint(Loading *loading, const StatementLine *line)
 {
 	uint64		words[FINGERPRINT_WORDS];
 
@@ -212,7 +212,7 @@ add_to_fingerprint(Loading * loading, const StatementLine * line)
 }
 
 static void
-take_note(Loading * loading, const StatementLine * line)
+take_note(Loading *loading, const StatementLine *line)
 {
 	add_to_fingerprint(loading, line);
 	if (loading->lines == 0 || line->at < loading->first)
@@ -231,21 +231,21 @@ text_or_null(const char *text)
 }
 
 static void
-batch_text(LineBatch * batch, LineColumn column, const char *text)
+batch_text(LineBatch *batch, LineColumn column, const char *text)
 {
 	batch->values[column][batch->count] = text_or_null(text);
 	batch->nulls[column][batch->count] = text == NULL;
 }
 
 static void
-batch_value(LineBatch * batch, LineColumn column, bool is_there, Datum value)
+batch_value(LineBatch *batch, LineColumn column, bool is_there, Datum value)
 {
 	batch->values[column][batch->count] = value;
 	batch->nulls[column][batch->count] = !is_there;
 }
 
 static void
-batch_line(LineBatch * batch, const StatementLine * line)
+batch_line(LineBatch *batch, const StatementLine *line)
 {
 	pg_uuid_t  *receipt = palloc(sizeof(pg_uuid_t));
 
@@ -269,7 +269,7 @@ batch_line(LineBatch * batch, const StatementLine * line)
 }
 
 static Datum
-column_array(LineBatch * batch, LineColumn column)
+column_array(LineBatch *batch, LineColumn column)
 {
 	Oid			type = line_types[column];
 	int16		length = type == TEXTOID ? -1 : type == UUIDOID ? UUID_LEN :
@@ -298,7 +298,7 @@ refuse_repeated(const Datum *values)
 }
 
 static void
-store_batch(Loading * loading)
+store_batch(Loading *loading)
 {
 	Datum		values[2 + LINE_COLUMNS];
 	LineBatch  *batch = loading->batch;
@@ -316,7 +316,7 @@ store_batch(Loading * loading)
 }
 
 static void
-store_line(Loading * loading, const StatementLine * line)
+store_line(Loading *loading, const StatementLine *line)
 {
 	MemoryContext caller = MemoryContextSwitchTo(loading->batch_context);
 
@@ -340,7 +340,7 @@ check_row_count(int64 rows)
 
 /* StatementPut */
 static void
-put_row(const StatementRow * row, void *state)
+put_row(const StatementRow *row, void *state)
 {
 	Loading    *loading = state;
 	StatementLine line = {0};
@@ -387,9 +387,9 @@ json_field(int row, StatementField field, const JsonbValue *value)
 }
 
 static void
-read_object(Loading * loading, int number, JsonbContainer *object)
+read_object(Loading *loading, int number, JsonbContainer *object)
 {
-	const		StatementFormat *format = loading->format;
+	const StatementFormat *format = loading->format;
 	StatementRow row = {number};
 
 	for (int i = 0; i < format->field_count; i++)
@@ -431,7 +431,7 @@ rows_of(const Jsonb *json)
 }
 
 static void
-read_json(Loading * loading)
+read_json(Loading *loading)
 {
 	JsonbContainer *rows = rows_of(loading->json);
 	JsonbIterator *iterator = JsonbIteratorInit(rows);
@@ -463,7 +463,7 @@ read_json(Loading * loading)
 }
 
 static void
-read_report(Loading * loading)
+read_report(Loading *loading)
 {
 	if (loading->json != NULL)
 		read_json(loading);
@@ -484,7 +484,7 @@ day_of(TimestampTz at)
 }
 
 static Datum
-fingerprint_datum(const Loading * loading)
+fingerprint_datum(const Loading *loading)
 {
 	bytea	   *fingerprint = palloc(VARHDRSZ + sizeof(loading->fingerprint));
 
@@ -496,7 +496,7 @@ fingerprint_datum(const Loading * loading)
 
 /* false: it is known; its id is found either way */
 static bool
-store_statement(Loading * loading)
+store_statement(Loading *loading)
 {
 	Datum		values[8];
 	Datum		known[3];
@@ -526,7 +526,7 @@ store_statement(Loading * loading)
 }
 
 static void
-store_all_lines(Loading * loading)
+store_all_lines(Loading *loading)
 {
 	loading->storing = true;
 	loading->batch = palloc(sizeof(LineBatch));
@@ -568,7 +568,7 @@ check_provider(const char *provider)
 }
 
 static int64
-load(FunctionCallInfo fcinfo, Loading * loading)
+load(FunctionCallInfo fcinfo, Loading *loading)
 {
 	loading->provider = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	check_provider(loading->provider);

@@ -40,14 +40,14 @@ typedef enum StatementField
 	FIELD_ORDER_REF,
 	FIELD_REFUND_AMOUNT,
 	STATEMENT_FIELDS
-}			StatementField;
+} StatementField;
 
 /* a row of a report as text; NULL where it says nothing */
 typedef struct StatementRow
 {
 	int			number;			/* from 1 */
 	const char *fields[STATEMENT_FIELDS];
-}			StatementRow;
+} StatementRow;
 
 /* what is kept of it */
 typedef struct StatementLine
@@ -70,19 +70,19 @@ typedef struct StatementLine
 	bool		has_tax;
 	int64		tax;
 	const char *settlement_utr; /* or NULL */
-}			StatementLine;
+} StatementLine;
 
 typedef struct StatementFormat
 {
 	const char *name;
-	const		StatementField *fields;
+	const StatementField *fields;
 	int			field_count;
 	int			needed;			/* of the first fields, columns of CSV */
 	/* false: the row is about no payment */
-	bool		(*read) (const StatementRow * row, StatementLine * line);
-}			StatementFormat;
+	bool		(*read) (const StatementRow *row, StatementLine *line);
+} StatementFormat;
 
-typedef void (*StatementPut) (const StatementRow * row, void *state);
+typedef void (*StatementPut) (const StatementRow *row, void *state);
 
 /* statement_row.c */
 extern const char *const statement_field_names[];
@@ -90,7 +90,7 @@ extern const StatementFormat *statement_format(const char *name);
 pg_noreturn extern void statement_malformed(int row, const char *detail);
 
 /* statement_csv.c */
-extern void statement_read_csv(const StatementFormat * format, const char *csv,
+extern void statement_read_csv(const StatementFormat *format, const char *csv,
 							   StatementPut put, void *state);
 
 /* statement.c */

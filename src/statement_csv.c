@@ -42,7 +42,7 @@ static size_t unread_length = 0;
 /* where reading stands */
 typedef struct CsvReader
 {
-	const		StatementFormat *format;
+	const StatementFormat *format;
 	CopyFromState copy;
 	int			columns[MAX_COLUMNS];	/* a StatementField, or NO_FIELD */
 	int			column_count;	/* 0 before the first line */
@@ -50,7 +50,7 @@ typedef struct CsvReader
 	MemoryContext row_context;
 	StatementPut put;
 	void	   *state;
-}			CsvReader;
+} CsvReader;
 
 /* copy_data_source_cb */
 static int
@@ -91,7 +91,7 @@ trim(char *text)
 }
 
 static int
-field_named(const StatementFormat * format, const char *name)
+field_named(const StatementFormat *format, const char *name)
 {
 	for (int i = 0; name != NULL && i < format->field_count; i++)
 	{
@@ -102,7 +102,7 @@ field_named(const StatementFormat * format, const char *name)
 }
 
 static bool
-has_column(const CsvReader * reader, int field)
+has_column(const CsvReader *reader, int field)
 {
 	for (int i = 0; i < reader->column_count; i++)
 	{
@@ -113,9 +113,9 @@ has_column(const CsvReader * reader, int field)
 }
 
 static void
-read_header(CsvReader * reader, char **fields, int count)
+read_header(CsvReader *reader, char **fields, int count)
 {
-	const		StatementFormat *format = reader->format;
+	const StatementFormat *format = reader->format;
 
 	if (count > MAX_COLUMNS)
 		bad_header("It has more than 256 columns.");
@@ -137,7 +137,7 @@ read_header(CsvReader * reader, char **fields, int count)
 }
 
 static void
-read_row(CsvReader * reader, char **fields, int count)
+read_row(CsvReader *reader, char **fields, int count)
 {
 	StatementRow row = {0};
 
@@ -158,7 +158,7 @@ read_row(CsvReader * reader, char **fields, int count)
 }
 
 static bool
-next_fields(CsvReader * reader, char ***fields, int *count)
+next_fields(CsvReader *reader, char ***fields, int *count)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	bool		found = false;
@@ -186,7 +186,7 @@ next_fields(CsvReader * reader, char ***fields, int *count)
 }
 
 static void
-read_all(CsvReader * reader)
+read_all(CsvReader *reader)
 {
 	char	  **fields;
 	int			count;
@@ -233,7 +233,7 @@ copy_options(void)
 }
 
 void
-statement_read_csv(const StatementFormat * format, const char *csv,
+statement_read_csv(const StatementFormat *format, const char *csv,
 				   StatementPut put, void *state)
 {
 	Oid			relid = get_relname_relid("statement_line",

@@ -64,7 +64,7 @@ statement_malformed(int row, const char *detail)
 }
 
 pg_noreturn static void
-bad_field(const StatementRow * row, StatementField field, const char *what)
+bad_field(const StatementRow *row, StatementField field, const char *what)
 {
 	statement_malformed(row->number,
 						psprintf("Field \"%s\" %s.",
@@ -74,7 +74,7 @@ bad_field(const StatementRow * row, StatementField field, const char *what)
 /* ---------- fields ---------- */
 
 static const char *
-needed(const StatementRow * row, StatementField field)
+needed(const StatementRow *row, StatementField field)
 {
 	if (row->fields[field] == NULL)
 		bad_field(row, field, "is missing");
@@ -83,7 +83,7 @@ needed(const StatementRow * row, StatementField field)
 
 /* a reference, or NULL */
 static const char *
-read_reference(const StatementRow * row, StatementField field)
+read_reference(const StatementRow *row, StatementField field)
 {
 	const char *text = row->fields[field];
 
@@ -100,7 +100,7 @@ read_reference(const StatementRow * row, StatementField field)
 }
 
 static const char *
-needed_reference(const StatementRow * row, StatementField field)
+needed_reference(const StatementRow *row, StatementField field)
 {
 	needed(row, field);
 	return read_reference(row, field);
@@ -114,7 +114,7 @@ is_digits(const char *text)
 
 /* digits only; false where there is nothing */
 static bool
-read_number(const StatementRow * row, StatementField field, int64 limit,
+read_number(const StatementRow *row, StatementField field, int64 limit,
 			int64 *number)
 {
 	const char *text = row->fields[field];
@@ -139,7 +139,7 @@ read_number(const StatementRow * row, StatementField field, int64 limit,
 #define MAX_AMOUNT INT64CONST(1000000000000)
 
 static int64
-needed_amount(const StatementRow * row, StatementField field)
+needed_amount(const StatementRow *row, StatementField field)
 {
 	int64		amount;
 
@@ -151,7 +151,7 @@ needed_amount(const StatementRow * row, StatementField field)
 }
 
 static void
-read_currency(const StatementRow * row, StatementLine * line)
+read_currency(const StatementRow *row, StatementLine *line)
 {
 	const char *text = needed(row, FIELD_CURRENCY);
 
@@ -168,8 +168,8 @@ read_currency(const StatementRow * row, StatementLine * line)
 
 /* an id of the application's, which it gave to the provider */
 static void
-read_receipt(const StatementRow * row, StatementField field,
-			 StatementLine * line)
+read_receipt(const StatementRow *row, StatementField field,
+			 StatementLine *line)
 {
 	const char *text = row->fields[field];
 
@@ -190,7 +190,7 @@ read_receipt(const StatementRow * row, StatementField field,
 /* ---------- moments ---------- */
 
 static TimestampTz
-needed_unix_seconds(const StatementRow * row, StatementField field)
+needed_unix_seconds(const StatementRow *row, StatementField field)
 {
 	int64		seconds;
 
@@ -288,7 +288,7 @@ read_zone(const char **at, int64 *seconds)
 
 /* unix seconds, or ISO 8601 */
 static TimestampTz
-needed_moment(const StatementRow * row, StatementField field)
+needed_moment(const StatementRow *row, StatementField field)
 {
 	const char *at = needed(row, field);
 	int64		days;
@@ -310,7 +310,7 @@ needed_moment(const StatementRow * row, StatementField field)
 /* ---------- formats ---------- */
 
 static bool
-read_razorpay(const StatementRow * row, StatementLine * line)
+read_razorpay(const StatementRow *row, StatementLine *line)
 {
 	const char *type = needed(row, FIELD_TYPE);
 
@@ -351,7 +351,7 @@ static const char *const status_words[][2] = {
 };
 
 static const char *
-read_status(const StatementRow * row)
+read_status(const StatementRow *row)
 {
 	const char *word = needed(row, FIELD_STATUS);
 
@@ -364,7 +364,7 @@ read_status(const StatementRow * row)
 }
 
 static void
-read_refunded(const StatementRow * row, StatementLine * line)
+read_refunded(const StatementRow *row, StatementLine *line)
 {
 	const char *word = row->fields[FIELD_STATUS];
 	bool		is_whole = pg_strcasecmp(word, "refunded") == 0;
@@ -387,7 +387,7 @@ read_refunded(const StatementRow * row, StatementLine * line)
 }
 
 static bool
-read_generic(const StatementRow * row, StatementLine * line)
+read_generic(const StatementRow *row, StatementLine *line)
 {
 	line->kind = "payment";
 	line->reference = needed_reference(row, FIELD_PROVIDER_REF);
@@ -419,7 +419,7 @@ static const StatementFormat formats[] = {
 	{"generic", generic_fields, lengthof(generic_fields), 5, read_generic},
 };
 
-const		StatementFormat *
+const StatementFormat *
 statement_format(const char *name)
 {
 	for (int i = 0; i < lengthof(formats); i++)

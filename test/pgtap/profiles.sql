@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(345);
+SELECT plan(341);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
