@@ -55,21 +55,21 @@
 typedef struct Finding
 {
 	const char *class;
-	bool		has_payment;
-	pg_uuid_t	payment;
 	char	   *provider_ref;	/* or NULL */
-	bool		has_line;
 	int64		line;
 	int64		entity_line;	/* by which the worklist knows it */
-	bool		is_figure;		/* refunds are told by what they add up to */
-	int64		refunded;		/* what they add up to */
+	int64		refunded;		/* what refunds add up to */
 	char	   *event;			/* of the machine, or NULL */
-	bool		has_ours;
 	Datum		ours;			/* jsonb */
-	bool		has_theirs;
 	Datum		theirs;
 	const char *sqlstate;		/* of what refused it, or NULL */
 	const char *refusal;
+	pg_uuid_t	payment;
+	bool		has_payment;
+	bool		has_line;
+	bool		is_figure;		/* refunds are told by what they add up to */
+	bool		has_ours;
+	bool		has_theirs;
 	bool		is_moved;
 	bool		is_left;		/* for the next call */
 } Finding;

@@ -31,7 +31,7 @@
 /* columns of a report */
 #define MAX_COLUMNS 256
 
-#define NO_FIELD -1
+#define NO_FIELD (-1)
 
 #define BYTE_ORDER_MARK "\xef\xbb\xbf"
 

@@ -282,7 +282,7 @@ read_zone(const char **at, int64 *seconds)
 		if (!read_digits(at, 2, 0, 59, &minutes))
 			return false;
 	}
-	*seconds = (hours * 60 + minutes) * 60 * (is_east ? 1 : -1);
+	*seconds = INT64CONST(60) * (hours * 60 + minutes) * (is_east ? 1 : -1);
 	return true;
 }
 
@@ -291,20 +291,20 @@ static TimestampTz
 needed_moment(const StatementRow *row, StatementField field)
 {
 	const char *at = needed(row, field);
-	int64		days;
+	int64		date;
 	int64		seconds = 0;
 	int64		offset = 0;
 	bool		is_valid;
 
 	if (is_digits(at))
 		return needed_unix_seconds(row, field);
-	is_valid = read_date(&at, &days);
+	is_valid = read_date(&at, &date);
 	if (is_valid && *at != '\0')
 		is_valid = read_char(&at, "T ") && read_time(&at, &seconds) &&
 			read_zone(&at, &offset) && *at == '\0';
 	if (!is_valid)
 		bad_field(row, field, "must be unix seconds or a moment in ISO 8601");
-	return (days * SECS_PER_DAY + seconds - offset) * USECS_PER_SEC;
+	return (date * SECS_PER_DAY + seconds - offset) * USECS_PER_SEC;
 }
 
 /* ---------- formats ---------- */
