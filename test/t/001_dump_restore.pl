@@ -260,7 +260,7 @@ foreach my $database (qw(from_custom from_sql))
 	is( $node->safe_psql($database,
 			q{SELECT application, guard FROM cusown_guard(app_schema => 'public')
 			  UNION ALL SELECT application, guard FROM cusown_guard(app_schema => 'shop')}),
-		"public|functions\npublic|functions\nshop|warn\nshop|warn", "$database: bookings and payments, in the mode of each application");
+		"public|functions\npublic|functions\nshop|warn", "$database: bookings and payments, in the mode of each application");
 	is( $node->safe_psql($database,
 			q{DROP EXTENSION cusown_ops;
 			  SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'cusown%'}),
