@@ -30,7 +30,7 @@ AS 'MODULE_PATHNAME', 'cusown_worker_status';
 
 COMMENT ON FUNCTION @extschema@.cusown_worker_status() IS
 'The worker''s visits to each database of cusown_ops.worker_databases: the last one and what it did, the next one, how many there were since the launcher came up and how many in a row have failed, the last error, and the process that is at it now, with what it does.
-Nothing while no launcher runs: on a standby, or with cusown_ops.worker off.
+Nothing on a standby, which has no launcher, and with cusown_ops.worker off.
 Errors: 55000 the library is not preloaded.
 Source: runbook Cron Failure, step 4.';
 
