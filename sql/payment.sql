@@ -240,6 +240,9 @@ SELECT * FROM cusown_payment_transition(p(9), 'verify', evidence => '{"statement
 CALL add_payment(15, 'failed');
 SELECT * FROM cusown_payment_transition(p(15), 'verify', evidence => '{"statement_line_id": "12"}'); -- fails
 \echo :SQLSTATE
+SELECT * FROM cusown_payment_transition(p(15), 'verify', evidence => '{"statement_line_id": 1.5}'); -- fails
+SELECT * FROM cusown_payment_transition(p(15), 'verify', evidence => '{"statement_line_id": 1e30}'); -- fails
+\echo :SQLSTATE
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT * FROM cusown_payment_transition(p(13), 'refund'); -- fails
 ROLLBACK;
@@ -326,6 +329,12 @@ UPDATE payments SET expires_at = now() WHERE id = p(17);
 SELECT * FROM cusown_expire_payments();
 SELECT * FROM report(16);
 SELECT * FROM report(17);
+-- more than can be added up is not the whole of a payment
+CALL add_payment(18, 'completed');
+UPDATE payments SET amount_cents = 9223372036854775807 WHERE id = p(18);
+SELECT to_status FROM cusown_payment_transition(p(18), 'partial_refund', refund_amount => 9000000000000000000, refund_ref => 'r1');
+SELECT to_status FROM cusown_payment_transition(p(18), 'partial_refund', refund_amount => 9000000000000000000, refund_ref => 'r2'); -- fails
+\echo :SQLSTATE
 
 -- What belongs to an application that was detached goes with the job, in time.
 SELECT cusown_detach('payment_app');

@@ -225,6 +225,12 @@ SET cusown_ops.app_schema = 'statement_app';
 \set VERBOSITY terse
 SELECT * FROM cusown_payment_transition(md5('p')::uuid, 'verify', evidence => jsonb_build_object('statement_line_id', :foreign_line)); -- fails
 SELECT * FROM cusown_payment_transition(md5('p')::uuid, 'verify', evidence => jsonb_build_object('statement_line_id', :line + 1000000)); -- fails
+-- nor is one that says that no money came; but a refund says that some did
+SELECT cusown_load_statement('razorpay', 'generic', '[{"provider_ref": "gone", "status": "failed", "amount": 100, "currency": "INR", "at": 1767312000}]') > 0 AS loaded;
+SELECT id AS line_of_failure FROM cusown_ops.statement_line WHERE app_schema = 'statement_app' AND provider_ref = 'gone' \gset
+SELECT * FROM cusown_payment_transition(md5('p')::uuid, 'verify', evidence => jsonb_build_object('statement_line_id', :line_of_failure)); -- fails
+SELECT id AS line_of_refund FROM cusown_ops.statement_line WHERE app_schema = 'statement_app' AND kind = 'refund' ORDER BY id LIMIT 1 \gset
+SELECT to_status FROM cusown_payment_transition(md5('p')::uuid, 'verify', evidence => jsonb_build_object('statement_line_id', :line_of_refund), dry_run => true);
 SELECT from_status, to_status, changed FROM cusown_payment_transition(md5('p')::uuid, 'verify', evidence => jsonb_build_object('statement_line_id', :line));
 SELECT (metadata #>> '{evidence,statement_line_id}')::bigint = :line AS told FROM payment_audit_logs;
 

@@ -458,8 +458,8 @@ look_closer(const TriggerData *data, const Columns *columns)
  * cusown_ops.guard() RETURNS trigger
  *
  * Arguments: see GuardArg.  Errors: UO003 the state machine has no such
- * transition; UO007 confirmed otherwise than by our functions; UO001 the
- * column does not exist.
+ * transition; UO007 what is reserved to our functions; UO001 the column does
+ * not exist.
  */
 Datum
 cusown_guard_trigger(PG_FUNCTION_ARGS)

@@ -71,6 +71,17 @@ payment_read_evidence(PaymentCall *call)
 	call->method = read_method(call);
 }
 
+/* a fraction would be rounded to another line */
+static bool
+is_line_number(Numeric number)
+{
+	char	   *text = DatumGetCString(DirectFunctionCall1(numeric_out,
+														   NumericGetDatum(number)));
+
+	/* 18 digits are within int8 */
+	return strlen(text) <= 18 && text[strspn(text, "0123456789")] == '\0';
+}
+
 /* false: the evidence names none */
 static bool
 read_statement_line(const PaymentCall *call, int64 *line)
@@ -79,10 +90,10 @@ read_statement_line(const PaymentCall *call, int64 *line)
 
 	if (value == NULL || value->type == jbvNull)
 		return false;
-	if (value->type != jbvNumeric)
+	if (value->type != jbvNumeric || !is_line_number(value->val.numeric))
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_MALFORMED),
-				 errmsg("statement_line_id of the evidence must be a number")));
+				 errmsg("statement_line_id of the evidence must be the number of a line")));
 	*line = DatumGetInt64(DirectFunctionCall1(numeric_int8,
 											  NumericGetDatum(value->val.numeric)));
 	return true;
@@ -115,13 +126,13 @@ payment_require_evidence(const PaymentCall *call)
 
 	if (read_statement_line(call, &line))
 	{
-		if (statement_line_exists(call->binding, line))
+		if (statement_line_shows_money(call->binding, line))
 			return;
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_TRANSITION),
 				 errmsg("cannot verify payment %s, which is %s",
 						payment_text(&call->id), call->status.text),
-				 errdetail("Statement line " INT64_FORMAT ", which is given as evidence, does not exist.",
+				 errdetail("Statement line " INT64_FORMAT ", which is given as evidence, does not exist, or does not say that money came.",
 						   line),
 				 errhint("Without statement_line_id, a reason and the provider's reference are evidence too.")));
 	}

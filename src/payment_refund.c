@@ -113,7 +113,10 @@ add_up(PaymentCall *call)
 		call->total = Max(call->refunded, call->refund_amount);
 	else if (pg_add_s64_overflow(call->refunded, call->refund_amount,
 								 &call->total))
-		call->total = PG_INT64_MAX;
+		ereport(ERROR,
+				(errcode(ERRCODE_CUSOWN_MISMATCH),
+				 errmsg("the refunds of payment %s add up to more than a payment can be",
+						payment_text(&call->id))));
 }
 
 /* a refund is whole when nothing is left, whatever it is called */

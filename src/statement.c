@@ -152,9 +152,11 @@ static const Template repeated_row = {
 	5, {NAMEOID, INT8OID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
 };
 
-static const Template line_by_id = {
+/* a refund says as well that there was something to refund */
+static const Template line_of_money = {
 	"SELECT FROM cusown_ops.statement_line l"
-	" WHERE l.app_schema = $1 AND l.id = $2",
+	" WHERE l.app_schema = $1 AND l.id = $2"
+	" AND (l.kind = 'refund' OR l.status = 'completed' OR l.refunded > 0)",
 	2, {NAMEOID, INT8OID}
 };
 
@@ -626,9 +628,9 @@ cusown_load_statement_csv(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(load(fcinfo, &loading));
 }
 
-/* whether the application has a statement with this line */
+/* whether a statement of the application has this line, and it tells of money */
 bool
-statement_line_exists(Binding *binding, int64 id)
+statement_line_shows_money(Binding *binding, int64 id)
 {
 	Datum		values[2];
 	NameData	app_schema;
@@ -637,7 +639,7 @@ statement_line_exists(Binding *binding, int64 id)
 	namestrcpy(&app_schema, binding->app_schema);
 	values[0] = NameGetDatum(&app_schema);
 	values[1] = Int64GetDatum(id);
-	found = template_execute(NULL, &line_by_id, values, NULL, false) > 0;
+	found = template_execute(NULL, &line_of_money, values, NULL, false) > 0;
 	SPI_freetuptable(SPI_tuptable);
 	return found;
 }

@@ -94,6 +94,6 @@ extern void statement_read_csv(const StatementFormat *format, const char *csv,
 							   StatementPut put, void *state);
 
 /* statement.c */
-extern bool statement_line_exists(Binding *binding, int64 id);
+extern bool statement_line_shows_money(Binding *binding, int64 id);
 
 #endif							/* CUSOWN_STATEMENT_H */
