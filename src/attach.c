@@ -550,15 +550,6 @@ name_array(Datum *datums, bool *nulls, int count, Oid type)
 											  TYPALIGN_CHAR : TYPALIGN_INT));
 }
 
-static Datum
-name_datum(const char *name)
-{
-	Name		datum = palloc0(sizeof(NameData));
-
-	namestrcpy(datum, name);
-	return NameGetDatum(datum);
-}
-
 static void
 write_binding(const Attach *attach)
 {
@@ -577,10 +568,10 @@ write_binding(const Attach *attach)
 		relations[i] = CStringGetTextDatum(resolved->relation);
 		attributes[i] = CStringGetTextDatum(resolved->attribute);
 		no_schema[i] = resolved->schema == NULL;
-		schemas[i] = no_schema[i] ? (Datum) 0 : name_datum(resolved->schema);
-		names[i] = name_datum(resolved->name);
+		schemas[i] = no_schema[i] ? (Datum) 0 : template_name(resolved->schema);
+		names[i] = template_name(resolved->name);
 	}
-	values[0] = name_datum(attach->app_schema);
+	values[0] = template_name(attach->app_schema);
 	values[1] = name_array(relations, NULL, count, TEXTOID);
 	values[2] = name_array(attributes, NULL, count, TEXTOID);
 	values[3] = name_array(schemas, no_schema, count, NAMEOID);
@@ -686,7 +677,7 @@ detach_body(void *state)
 
 	binding_lock_for_change();
 	guard_remove(app_schema);
-	values[0] = name_datum(app_schema);
+	values[0] = template_name(app_schema);
 	if (template_execute(NULL, &drop_names, values, NULL, false) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_NOT_ATTACHED),

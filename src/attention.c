@@ -305,15 +305,6 @@ wait_for(Binding *binding, const Entity *entity, const pg_uuid_t *id)
 }
 
 static Datum
-schema_datum(const Binding *binding)
-{
-	Name		schema = palloc0(sizeof(NameData));
-
-	namestrcpy(schema, binding->app_schema);
-	return NameGetDatum(schema);
-}
-
-static Datum
 text_array(const AttentionItem *items, int count, bool findings)
 {
 	Datum	   *datums = palloc(count * sizeof(Datum));
@@ -348,7 +339,7 @@ attention_open(Binding *binding, const AttentionKind *kind,
 		return 0;
 	for (int i = 0; i < count; i++)
 		uuid_list_append(&ids, &items[i].entity_id);
-	values[0] = schema_datum(binding);
+	values[0] = template_name(binding->app_schema);
 	values[1] = CStringGetTextDatum(kind->name);
 	values[2] = CStringGetTextDatum(kind->entity);
 	values[3] = CStringGetTextDatum(kind->runbook);
@@ -388,7 +379,7 @@ attention_backed_off(Binding *binding, const AttentionKind *const *kinds,
 	Datum		values[5];
 	uint64		rows;
 
-	values[0] = schema_datum(binding);
+	values[0] = template_name(binding->app_schema);
 	values[1] = CStringGetTextDatum(kinds[0]->entity);
 	values[2] = uuid_list_datum(ids);
 	values[3] = kind_names(kinds);
@@ -453,7 +444,7 @@ attention_kept_back(Binding *binding, const AttentionKind *kind, UuidList *ids)
 {
 	Datum		values[2];
 
-	values[0] = schema_datum(binding);
+	values[0] = template_name(binding->app_schema);
 	values[1] = CStringGetTextDatum(kind->name);
 	select_ids(NULL, &kept_back, values, "entity_id", ids);
 }
@@ -484,7 +475,7 @@ attention_close(Binding *binding, const AttentionKind *kind,
 {
 	Datum		values[3];
 
-	values[0] = schema_datum(binding);
+	values[0] = template_name(binding->app_schema);
 	values[1] = CStringGetTextDatum(kind->name);
 	values[2] = uuid_list_datum(ids);
 	template_execute(NULL, &close_gone, values, NULL, false);
@@ -504,7 +495,7 @@ attention_recheck(Binding *binding, const AttentionKind *kind,
 	UuidList	gone = {0};
 	Datum		values[3];
 
-	values[0] = schema_datum(binding);
+	values[0] = template_name(binding->app_schema);
 	values[1] = CStringGetTextDatum(kind->name);
 	select_ids(NULL, &oldest_checked, values, "entity_id", &open);
 	if (open.count == 0)

@@ -177,7 +177,6 @@ change_record(const Binding *binding, const char *verb, const char *source,
 			  const Change *changes, int count, ChangeBatch *batch)
 {
 	UuidList	entities = {0};
-	NameData	app_schema;
 	Datum		values[8];
 	int64		last_id;
 
@@ -185,8 +184,7 @@ change_record(const Binding *binding, const char *verb, const char *source,
 		return;
 	for (int i = 0; i < count; i++)
 		uuid_list_append(&entities, &changes[i].entity_id);
-	namestrcpy(&app_schema, binding->app_schema);
-	values[0] = NameGetDatum(&app_schema);
+	values[0] = template_name(binding->app_schema);
 	values[1] = CStringGetTextDatum(verb);
 	values[2] = CStringGetTextDatum(source);
 	values[3] = text_array(changes, count, offsetof(Change, entity));

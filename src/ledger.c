@@ -153,15 +153,6 @@ static const Template lock_metric = {
 };
 
 static Datum
-name_datum(const char *name)
-{
-	Name		datum = palloc0(sizeof(NameData));
-
-	namestrcpy(datum, name);
-	return NameGetDatum(datum);
-}
-
-static Datum
 this_session(void)
 {
 	return CStringGetTextDatum(psprintf("pid %d, role %s", MyProcPid,
@@ -176,7 +167,7 @@ insert_row(LedgerRun *run, const char *status)
 	bool		isnull;
 
 	run->started_at = GetCurrentTimestamp();
-	values[0] = name_datum(run->app_schema);
+	values[0] = template_name(run->app_schema);
 	values[1] = CStringGetTextDatum(run->job);
 	values[2] = CStringGetTextDatum(run->source);
 	values[3] = TimestampTzGetDatum(run->started_at);
@@ -192,7 +183,7 @@ keep_newest(const LedgerRun *run, const char *status)
 {
 	Datum		values[4];
 
-	values[0] = name_datum(run->app_schema);
+	values[0] = template_name(run->app_schema);
 	values[1] = CStringGetTextDatum(run->job);
 	values[2] = CStringGetTextDatum(status);
 	values[3] = Int64GetDatum(cusown_job_run_retention);
@@ -208,7 +199,7 @@ ledger_mark_died(const char *app_schema, const char *job)
 
 	run.job = job;
 	run.app_schema = app_schema;
-	values[0] = name_datum(app_schema);
+	values[0] = template_name(app_schema);
 	values[1] = CStringGetTextDatum(job);
 	if (template_execute(NULL, &mark_died, values, NULL, false) > 0)
 		keep_newest(&run, "died");
@@ -235,7 +226,7 @@ ledger_progress(const LedgerRun *run, const JobCounts *counts)
 {
 	Datum		values[7];
 
-	values[0] = name_datum(run->app_schema);
+	values[0] = template_name(run->app_schema);
 	values[1] = Int64GetDatum(run->id);
 	values[2] = Int64GetDatum(counts->changed);
 	values[3] = Int64GetDatum(counts->released);
@@ -336,7 +327,7 @@ ledger_end(const LedgerRun *run, const ErrorData *error)
 	Datum		values[7];
 	char		nulls[] = "       ";
 
-	values[0] = name_datum(run->app_schema);
+	values[0] = template_name(run->app_schema);
 	values[1] = Int64GetDatum(run->id);
 	values[6] = BoolGetDatum(run->more_left);
 	values[2] = CStringGetTextDatum(outcome(error));
@@ -425,7 +416,7 @@ ledger_record(const LedgerRun *run, const JobCounts *counts,
 	Datum		values[10];
 	char		nulls[11] = "          ";
 
-	values[0] = name_datum(run->app_schema);
+	values[0] = template_name(run->app_schema);
 	values[1] = CStringGetTextDatum(run->job);
 	values[2] = CStringGetTextDatum(run->source);
 	values[3] = TimestampTzGetDatum(run->started_at);
@@ -465,7 +456,7 @@ ledger_newest(const char *app_schema, const char *job, TimestampTz *started_at)
 	Datum		newest;
 	bool		isnull;
 
-	values[0] = name_datum(app_schema);
+	values[0] = template_name(app_schema);
 	values[1] = CStringGetTextDatum(job);
 	template_execute(NULL, &newest_run, values, NULL, false);
 	newest = template_column(0, "started_at", &isnull);

@@ -208,12 +208,6 @@ static const Way ways[] = {
 
 static const Way move_without_log = {NULL, "data_corrected", &move_and_audit};
 
-char *
-payment_text(const pg_uuid_t *id)
-{
-	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)));
-}
-
 static bool
 is_status(const PaymentStatus *status, const char *name)
 {
@@ -234,7 +228,7 @@ not_allowed(const PaymentCall *call, const char *event)
 	ereport(ERROR,
 			(errcode(ERRCODE_CUSOWN_TRANSITION),
 			 errmsg("event \"%s\" is not allowed for payment %s, which is %s",
-					event, payment_text(&call->id),
+					event, verb_uuid_text(&call->id),
 					is_status(&call->status, "") ? "without a status" :
 					call->status.text),
 			 errhint("The view cusown_ops.state_machine shows what is allowed.")));
@@ -284,7 +278,7 @@ lock(PaymentCall *call)
 		verb_check_visible(call->binding, "payments", &call->id);
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_NOT_FOUND),
-				 errmsg("payment %s does not exist", payment_text(&call->id))));
+				 errmsg("payment %s does not exist", verb_uuid_text(&call->id))));
 	}
 	set_status(&call->status, template_text(0, "status"));
 	call->from_status = call->status;
@@ -337,7 +331,7 @@ open_paid_cancelled(PaymentCall *call, const char *booking_status)
 	AttentionItem item = {call->id};
 
 	item.finding = psprintf("booking %s is %s",
-							payment_text(&call->booking_id), booking_status);
+							verb_uuid_text(&call->booking_id), booking_status);
 	attention_open(call->binding, &paid_cancelled, &item, 1);
 }
 
@@ -439,7 +433,7 @@ change_rows(PaymentCall *call, const Step *step, const Way *way)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 				 errmsg("payment %s could not be changed to status \"%s\" with its audit rows",
-						payment_text(&call->id), step->to.text),
+						verb_uuid_text(&call->id), step->to.text),
 				 errhint("Look for a trigger on the payments or audit tables that redirects or drops rows.")));
 	SPI_freetuptable(SPI_tuptable);
 }

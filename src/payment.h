@@ -58,7 +58,6 @@ typedef struct PaymentCall
 } PaymentCall;
 
 /* payment.c */
-extern char *payment_text(const pg_uuid_t *id);
 extern void payment_move(PaymentCall *call);
 extern void payment_recheck_cancelled(Binding *binding);
 

@@ -26,6 +26,7 @@
 #include "errors.h"
 #include "payment.h"
 #include "statement.h"
+#include "verb.h"
 
 /* what the application puts in place of a reference that it does not know yet */
 #define PLACEHOLDER "pending-"
@@ -115,7 +116,7 @@ is_placeholder(const PaymentCall *call)
 	if (strncmp(ref, PLACEHOLDER, strlen(PLACEHOLDER)) == 0 &&
 		number[strspn(number, "0123456789")] == '\0')
 		return true;
-	return pg_strcasecmp(ref, payment_text(&call->id)) == 0;
+	return pg_strcasecmp(ref, verb_uuid_text(&call->id)) == 0;
 }
 
 /* raises UO003 where nothing shows that the money came after all */
@@ -131,7 +132,7 @@ payment_require_evidence(const PaymentCall *call)
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_TRANSITION),
 				 errmsg("cannot verify payment %s, which is %s",
-						payment_text(&call->id), call->status.text),
+						verb_uuid_text(&call->id), call->status.text),
 				 errdetail("Statement line " INT64_FORMAT ", which is given as evidence, does not exist, or does not say that money came.",
 						   line),
 				 errhint("Without statement_line_id, a reason and the provider's reference are evidence too.")));
@@ -142,7 +143,7 @@ payment_require_evidence(const PaymentCall *call)
 	ereport(ERROR,
 			(errcode(ERRCODE_CUSOWN_TRANSITION),
 			 errmsg("cannot verify payment %s, which is %s",
-					payment_text(&call->id), call->status.text),
+					verb_uuid_text(&call->id), call->status.text),
 			 errdetail("A payment that was given up is verified by evidence only."),
 			 errhint("Look it up at the provider, then give reason and provider_ref, which is the provider's own reference.")));
 }

@@ -27,6 +27,7 @@
 #include "errors.h"
 #include "payment.h"
 #include "template.h"
+#include "verb.h"
 
 /* of figures that came without one */
 #define NO_REFERENCE ""
@@ -55,15 +56,6 @@ payment_is_refund(const char *event)
 		strcmp(event, EVENT_PARTIAL_REFUND) == 0;
 }
 
-static Name
-schema_of(const PaymentCall *call)
-{
-	Name		schema = palloc0(sizeof(NameData));
-
-	namestrcpy(schema, call->binding->app_schema);
-	return schema;
-}
-
 /* what our own table says; false where the reference is not known */
 static bool
 read_known(PaymentCall *call, int64 *known)
@@ -73,7 +65,7 @@ read_known(PaymentCall *call, int64 *known)
 	bool		isnull;
 	Datum		total;
 
-	values[0] = NameGetDatum(schema_of(call));
+	values[0] = template_name(call->binding->app_schema);
 	values[1] = UUIDPGetDatum(&call->id);
 	nulls[2] = call->refund_ref == NULL ? 'n' : ' ';
 	values[2] = call->refund_ref == NULL ? (Datum) 0 :
@@ -93,7 +85,7 @@ too_much(const PaymentCall *call)
 	ereport(ERROR,
 			(errcode(ERRCODE_CUSOWN_MISMATCH),
 			 errmsg("payment %s cannot be refunded by more than its amount",
-					payment_text(&call->id)),
+					verb_uuid_text(&call->id)),
 			 errdetail("Of " INT64_FORMAT " are refunded " INT64_FORMAT ", and would be " INT64_FORMAT ".",
 					   call->amount, call->refunded, call->total)));
 }
@@ -116,7 +108,7 @@ add_up(PaymentCall *call)
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_MISMATCH),
 				 errmsg("the refunds of payment %s add up to more than a payment can be",
-						payment_text(&call->id))));
+						verb_uuid_text(&call->id))));
 }
 
 /* a refund is whole when nothing is left, whatever it is called */
@@ -133,7 +125,7 @@ check_total(PaymentCall *call)
 		ereport(ERROR,
 				(errcode(ERRCODE_CUSOWN_MISMATCH),
 				 errmsg("payment %s would not be refunded wholly",
-						payment_text(&call->id)),
+						verb_uuid_text(&call->id)),
 				 errdetail("Of " INT64_FORMAT " would be refunded " INT64_FORMAT ".",
 						   call->amount, call->total),
 				 errhint("The event of a refund that leaves something is partial_refund.")));
@@ -155,7 +147,7 @@ payment_weigh_refund(PaymentCall *call)
 			ereport(ERROR,
 					(errcode(ERRCODE_CUSOWN_MISMATCH),
 					 errmsg("refund \"%s\" of payment %s is known with another amount",
-							call->refund_ref, payment_text(&call->id)),
+							call->refund_ref, verb_uuid_text(&call->id)),
 					 errdetail("It is known with " INT64_FORMAT ", and told now with " INT64_FORMAT ".",
 							   known, call->refund_amount)));
 		return false;
@@ -174,7 +166,7 @@ payment_remember_refund(const PaymentCall *call)
 
 	if (call->refund_ref == NULL && added == 0)
 		return;
-	values[0] = NameGetDatum(schema_of(call));
+	values[0] = template_name(call->binding->app_schema);
 	values[1] = UUIDPGetDatum(&call->id);
 	values[2] = CStringGetTextDatum(call->refund_ref != NULL ?
 									call->refund_ref : NO_REFERENCE);

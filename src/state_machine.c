@@ -115,11 +115,9 @@ is_added(const Binding *binding, const char *machine, const char *from_status,
 		 const char *event, const char *to_status)
 {
 	Datum		values[5];
-	NameData	app_schema;
 	bool		found;
 
-	namestrcpy(&app_schema, binding->app_schema);
-	values[0] = NameGetDatum(&app_schema);
+	values[0] = template_name(binding->app_schema);
 	values[1] = CStringGetTextDatum(machine);
 	values[2] = CStringGetTextDatum(from_status);
 	values[3] = CStringGetTextDatum(event);
@@ -143,10 +141,8 @@ find_added(const Binding *binding, const Template *statement,
 		   const char *machine, const char *event, const char *status)
 {
 	Datum		values[4];
-	NameData	app_schema;
 
-	namestrcpy(&app_schema, binding->app_schema);
-	values[0] = NameGetDatum(&app_schema);
+	values[0] = template_name(binding->app_schema);
 	values[1] = CStringGetTextDatum(machine);
 	values[2] = CStringGetTextDatum(event);
 	values[3] = CStringGetTextDatum(status);

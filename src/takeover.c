@@ -193,11 +193,9 @@ tell_application(const Notice *notice)
 static bool
 change_takeover(const Template *statement, const Takeover *takeover)
 {
-	Name		schema = palloc0(sizeof(NameData));
 	Datum		values[2];
 
-	namestrcpy(schema, takeover->app_schema);
-	values[0] = NameGetDatum(schema);
+	values[0] = template_name(takeover->app_schema);
 	values[1] = CStringGetTextDatum(takeover->job);
 	return template_execute(NULL, statement, values, NULL, false) > 0;
 }

@@ -464,6 +464,16 @@ template_attribute(const StreamedRow *row, const char *column, bool *isnull)
 	return slot_getattr(row->slot, number, isnull);
 }
 
+/* a parameter of type name */
+Datum
+template_name(const char *name)
+{
+	Name		value = palloc0(sizeof(NameData));
+
+	namestrcpy(value, name);
+	return NameGetDatum(value);
+}
+
 /*
  * A column of a row of the last result; NULL where the statement has no such
  * column, as when its optional part fell away.

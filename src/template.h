@@ -46,6 +46,7 @@ extern Datum template_attribute(const StreamedRow *row, const char *column,
 extern Datum template_column(uint64 row, const char *column, bool *isnull);
 extern void template_ids(Binding *binding, const Template *statement,
 						 const UuidList *ids, UuidList *found);
+extern Datum template_name(const char *name);
 extern char *template_text(uint64 row, const char *column);
 extern bool template_uuid(uint64 row, const char *column, pg_uuid_t *id);
 extern bool template_bool(uint64 row, const char *column);
