@@ -39,8 +39,11 @@ SELECT expect('jobs in pg_cron', count(*), 4::bigint) AS n FROM cron.job \gset
 DO $$
 BEGIN
   FOR i IN 1 .. 700 LOOP
+    -- all of this minute: a run that the restart cut off would be one that died
     EXIT WHEN EXISTS (SELECT FROM cusown_ops.job_run WHERE source = 'cron' AND status = 'succeeded'
-                         AND job = 'release_expired_holds');
+                         AND job = 'release_expired_holds')
+      AND NOT EXISTS (SELECT FROM cusown_ops.job_run WHERE status = 'running')
+      AND extract(second FROM clock_timestamp()) BETWEEN 2 AND 50;
     PERFORM pg_sleep(0.1);
   END LOOP;
 END

@@ -36,7 +36,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "binding.h"
@@ -146,22 +145,6 @@ cusown_invalidate_binding(PG_FUNCTION_ARGS)
 
 	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
 	return PointerGetDatum(NULL);
-}
-
-/*
- * Our own tables are read with the latest snapshot, also by STABLE functions:
- * what is kept for later statements must not be older than the invalidation
- * that made us read it.
- */
-static uint64
-read_own_table(const Template *statement, const Datum *values)
-{
-	uint64		rows;
-
-	PushActiveSnapshot(GetLatestSnapshot());
-	rows = template_execute(NULL, statement, values, NULL, true);
-	PopActiveSnapshot();
-	return rows;
 }
 
 static Oid
@@ -310,7 +293,7 @@ load_binding(const char *app_schema)
 
 	namestrcpy(&schema, app_schema);
 	values[0] = NameGetDatum(&schema);
-	rows = read_own_table(&bound_names, values);
+	rows = template_read_latest(&bound_names, values);
 	binding_relid = binding_table();
 	/* a longer name must not stand for its beginning: locks are taken on it */
 	if (rows == 0 || strlen(app_schema) >= NAMEDATALEN)
@@ -449,7 +432,7 @@ read_attached(void)
 {
 	MemoryContext caller;
 	uint64		seen = invalidations;
-	uint64		rows = read_own_table(&attached_schemas, NULL);
+	uint64		rows = template_read_latest(&attached_schemas, NULL);
 
 	list_free_deep(attached);
 	attached = NIL;

@@ -61,19 +61,27 @@ static const Template job_states = {
 	" THEN ok.finished_at + " TWICE_EVERY " END AS late_since,"
 	" CASE WHEN last.status = 'running' AND last.is_alive IS NOT FALSE"
 	" THEN last.started_at END AS running_since,"
-	" last.source AS last_source, last.session AS last_session"
+	" last.source AS last_source, last.session AS last_session,"
+	" last.id AS last_id"
 	ATTACHED_JOBS
 	" LEFT JOIN LATERAL (SELECT r.finished_at FROM cusown_ops.job_run r"
 	" WHERE r.app_schema = s.app_schema AND r.job = j.name"
 	" AND r.status = 'succeeded' AND " HAS_HAPPENED
 	" ORDER BY r.id DESC LIMIT 1) ok ON true"
-	" LEFT JOIN LATERAL (SELECT r.started_at, r.status, r.source, r.session,"
+	" LEFT JOIN LATERAL (SELECT r.id, r.started_at, r.status, r.source, r.session,"
 	" cusown_ops.job_is_alive(r.app_schema, r.job) AS is_alive"
 	" FROM cusown_ops.job_run r WHERE r.app_schema = s.app_schema"
 	" AND r.job = j.name AND r.status <> 'skipped'"
 	" ORDER BY r.id DESC LIMIT 1) last ON true"
 	" ORDER BY s.app_schema, j.name",
 	0, {0}
+};
+
+/* the run $2 of the application $1, by now */
+static const Template outcome_of_run = {
+	"SELECT r.status FROM cusown_ops.job_run r"
+	" WHERE r.app_schema = $1 AND r.id = $2",
+	2, {NAMEOID, INT8OID}
 };
 
 /* pg_cron shows a role its own jobs only; $1 is the job's name there */
@@ -92,11 +100,14 @@ static const char *const state_columns[] = {
 };
 
 #define STATE_COLUMNS lengthof(state_columns)
+#define SCHEMA_COLUMN 1
+#define OUTCOME_COLUMN 8
 
 typedef struct JobState
 {
 	Datum		values[STATE_COLUMNS + 2];
 	bool		nulls[STATE_COLUMNS + 2];
+	Datum		last_id;
 } JobState;
 
 /* whether cron.job can be read at all */
@@ -119,11 +130,37 @@ read_states(uint64 rows)
 
 	for (uint64 row = 0; row < rows; row++)
 	{
+		bool		isnull;
+
 		for (int i = 0; i < STATE_COLUMNS; i++)
 			states[row].values[i] = template_column(row, state_columns[i],
 													&states[row].nulls[i]);
+		states[row].last_id = template_column(row, "last_id", &isnull);
 	}
 	return states;
+}
+
+/*
+ * A run that was seen running, and whose session had gone when that was looked at,
+ * has died, or it ended in between: then it has said so before it went.
+ */
+static void
+correct_outcome(JobState *state)
+{
+	Datum	   *outcome = &state->values[OUTCOME_COLUMN];
+	Datum		values[2];
+	char	   *status;
+
+	if (state->nulls[OUTCOME_COLUMN] ||
+		strcmp(TextDatumGetCString(*outcome), "died") != 0)
+		return;
+	values[0] = state->values[SCHEMA_COLUMN];
+	values[1] = state->last_id;
+	if (template_read_latest(&outcome_of_run, values) == 0)
+		return;
+	status = template_text(0, "status");
+	if (strcmp(status, "running") != 0)
+		*outcome = CStringGetTextDatum(status);
 }
 
 /* pg_cron's job id, and active, inactive, not loaded or unknown */
@@ -157,6 +194,7 @@ health_body(void *argument)
 	health->cron_is_visible = cron_is_visible();
 	for (uint64 row = 0; row < rows; row++)
 	{
+		correct_outcome(&states[row]);
 		add_cron_job(health, &states[row]);
 		tuplestore_putvalues(health->result->setResult,
 							 health->result->setDesc, states[row].values,

@@ -50,6 +50,7 @@
 #include "tcop/dest.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #include "binding.h"
 #include "errors.h"
@@ -462,6 +463,22 @@ template_attribute(const StreamedRow *row, const char *column, bool *isnull)
 	if (number <= 0)
 		return (Datum) 0;
 	return slot_getattr(row->slot, number, isnull);
+}
+
+/*
+ * Reads our own tables with the latest snapshot, also for STABLE functions: what is
+ * kept for later statements must not be older than the invalidation that made us
+ * read it, nor what is told than a lock that was looked at.
+ */
+uint64
+template_read_latest(const Template *statement, const Datum *values)
+{
+	uint64		rows;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	rows = template_execute(NULL, statement, values, NULL, true);
+	PopActiveSnapshot();
+	return rows;
 }
 
 /* a parameter of type name */

@@ -46,6 +46,8 @@ extern Datum template_attribute(const StreamedRow *row, const char *column,
 extern Datum template_column(uint64 row, const char *column, bool *isnull);
 extern void template_ids(Binding *binding, const Template *statement,
 						 const UuidList *ids, UuidList *found);
+extern uint64 template_read_latest(const Template *statement,
+								   const Datum *values);
 extern Datum template_name(const char *name);
 extern char *template_text(uint64 row, const char *column);
 extern bool template_uuid(uint64 row, const char *column, pg_uuid_t *id);
