@@ -79,6 +79,7 @@ is($node->safe_psql('restored', q{SELECT status FROM cusown_ops.job_run WHERE jo
 $node->safe_psql('postgres', 'DROP DATABASE restored');
 $node->safe_psql('postgres', 'CREATE DATABASE bare');
 $node->safe_psql('bare', 'CREATE EXTENSION cusown_ops');
+grant_role($node, 'bare');
 my @names = map { "copy_$_" } 1 .. 100;
 set_databases($node, 'app', @names);
 my $visited = q{SELECT count(*) = 1 FROM cusown_worker_status() WHERE database = '%s' AND did = 'nothing was late' AND failures = 0};
