@@ -36,13 +36,16 @@ static const char *const relations_told[] = {"cron_run_logs", "metrics", NULL};
 static const char *const relations_counted[] = {"metrics", NULL};
 
 /*
- * The caller holds the job's lock, so whoever left a row "running" is gone.
- * $1 app_schema, $2 job.
+ * The caller holds the job's lock, so whoever left a row "running" is gone.  A row
+ * that somebody has locked is left for later: it must not keep other jobs from
+ * being looked after.  $1 app_schema, $2 job.
  */
 static const Template mark_died = {
 	"UPDATE cusown_ops.job_run r SET status := 'died',"
 	" finished_at := pg_catalog.now()"
-	" WHERE r.app_schema = $1 AND r.job = $2 AND r.status = 'running'",
+	" WHERE r.app_schema = $1 AND r.id = ANY (ARRAY(SELECT d.id"
+	" FROM cusown_ops.job_run d WHERE d.app_schema = $1 AND d.job = $2"
+	" AND d.status = 'running' FOR NO KEY UPDATE SKIP LOCKED))",
 	2, {NAMEOID, TEXTOID}
 };
 

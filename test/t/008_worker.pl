@@ -352,7 +352,20 @@ my $locker = $node->background_psql('app');
 $locker->query_safe('BEGIN; LOCK TABLE bookings');
 shows($node, 'app', q{SELECT count(*) > 0 FROM cusown_ops.job_run WHERE source = 'worker' AND sqlstate = '55P03'},
 	'a table that is locked is not waited for longer than a database can be');
+$locker->query_safe('ROLLBACK');
+# a dead run that cannot be marked yet keeps no job from being run
+configure($node, 'cusown_ops.worker' => 'off');
+shows($node, 'app', 'SELECT count(*) = 0 FROM cusown_worker_status()', 'meanwhile nothing is visited');
+$node->safe_psql('app', q{INSERT INTO cusown_ops.job_run (app_schema, job, source, started_at, status, session)
+	VALUES ('public', 'prune_history', 'manual', now() - interval '1 hour', 'running', 'pid 1, role nobody')});
+$locker->query_safe(q{BEGIN; SELECT FROM cusown_ops.job_run WHERE job = 'prune_history' FOR UPDATE});
+$newest = $node->safe_psql('app', 'SELECT max(id) FROM cusown_ops.job_run');
+configure($node, 'cusown_ops.worker' => 'on');
+shows($node, 'app', qq{SELECT count(*) > 0 FROM cusown_ops.job_run WHERE source = 'worker' AND status = 'succeeded' AND id > $newest},
+	'a dead run whose row is locked keeps nothing from being run');
 $locker->quit;
+shows($node, 'app', q{SELECT count(*) = 1 FROM cusown_ops.job_run WHERE job = 'prune_history' AND status = 'died'}, 'and is marked later');
+$node->safe_psql('app', q{DELETE FROM cusown_ops.job_run WHERE job = 'prune_history'});
 
 # ---------- crashes ----------
 
