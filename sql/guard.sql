@@ -496,6 +496,24 @@ WITH gone AS (DELETE FROM reservation WHERE ref = b(2) RETURNING *)
 INSERT INTO reservation (ref, state, slot_ref, branch) SELECT b(12), state, slot_ref, branch FROM gone; -- fails
 WITH gone AS (DELETE FROM reservation WHERE ref = b(2) RETURNING *)
 INSERT INTO reservation (ref, state, slot_ref, branch) SELECT ref, state, slot_ref, branch FROM gone;
+-- what a trigger of the application moves between a row's leaving and its arrival
+CREATE FUNCTION move_another() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF pg_trigger_depth() = 1 THEN
+    UPDATE reservation SET branch = 1 - branch WHERE ref = guard_app.b(8);
+  END IF;
+  RETURN NULL;
+END
+$$;
+CREATE TRIGGER zz AFTER DELETE ON reservation FOR EACH ROW EXECUTE FUNCTION move_another();
+BEGIN;
+SELECT to_status FROM cusown_confirm_booking(b(6));
+UPDATE reservation SET branch = 1 - branch WHERE ref = b(6);
+SELECT state FROM reservation WHERE ref = b(6);
+UPDATE reservation SET branch = 1 - branch, state = 'cancelled' WHERE ref = b(6);
+UPDATE reservation SET branch = 1 - branch, state = 'pending' WHERE ref = b(6); -- fails
+ROLLBACK;
+DROP TRIGGER zz ON reservation;
 -- migrations of a partitioned table
 BEGIN;
 ALTER TABLE reservation ALTER state TYPE text;
