@@ -140,6 +140,14 @@ SELECT cusown_override('the provider says so');
 UPDATE payments SET status = 'completed' WHERE id = p(9);
 ROLLBACK;
 
+-- Attached anew without its payments, they are guarded no more: nobody could change them;
+-- with them they are, as the bookings.
+SELECT count(*) > 0 AS attached FROM cusown_attach('guarded_app', '{"payments": null}');
+SELECT entity, guard FROM cusown_guard(app_schema => 'guarded_app');
+UPDATE payments SET status = 'completed' WHERE id = p(9);
+SELECT count(*) > 0 AS attached FROM cusown_attach('guarded_app');
+SELECT entity, guard FROM cusown_guard(app_schema => 'guarded_app');
+UPDATE payments SET status = 'refunded' WHERE id = p(9); -- fails
 -- Other names; and an application without payments has its bookings guarded.
 SELECT count(*) > 0 AS attached FROM cusown_attach('guarded_shop', :'minimal_mapping');
 SELECT entity, relation, guard FROM cusown_guard('functions', 'guarded_shop');

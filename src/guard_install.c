@@ -148,6 +148,20 @@ drop_triggers(List *triggers)
 		drop_trigger(lfirst(lc));
 }
 
+static void
+drop_triggers_of(List *triggers, const char *machine)
+{
+	ListCell   *lc;
+
+	foreach(lc, triggers)
+	{
+		GuardTrigger *trigger = lfirst(lc);
+
+		if (strcmp(trigger->args[GUARD_MACHINE], machine) == 0)
+			drop_trigger(trigger);
+	}
+}
+
 /* takes an application's guards off, wherever they are */
 void
 guard_remove(const char *app_schema)
@@ -248,6 +262,7 @@ can_be_guarded(const Binding *binding, const GuardedTable *guarded)
 		binding_column(binding, guarded->relation, "status") != NULL;
 }
 
+/* what is not bound any more our functions cannot change: nobody could */
 static void
 guard_tables(const char *app_schema, const char *mode, List *triggers)
 {
@@ -257,6 +272,8 @@ guard_tables(const char *app_schema, const char *mode, List *triggers)
 	{
 		if (can_be_guarded(binding, &guarded_tables[i]))
 			guard_table(binding, &guarded_tables[i], mode, triggers);
+		else
+			drop_triggers_of(triggers, guarded_tables[i].machine);
 	}
 }
 
