@@ -159,6 +159,14 @@ CREATE TABLE guarded_bare.audit_logs (action text, entity_type text, entity_id u
 SELECT count(*) > 0 AS attached FROM cusown_attach('guarded_bare');
 SELECT entity, guard FROM cusown_guard(app_schema => 'guarded_bare');
 SELECT entity, guard FROM cusown_guard('functions', 'guarded_bare');
+-- a schema that was renamed is another application, and its tables are guarded for the old one
+ALTER SCHEMA guarded_bare RENAME TO guarded_new;
+SELECT count(*) > 0 AS attached FROM cusown_attach('guarded_new');
+SELECT entity, guard FROM cusown_guard('functions', 'guarded_new'); -- fails
+\echo :SQLSTATE
+SELECT cusown_detach('guarded_bare');
+SELECT entity, relation, guard FROM cusown_guard('functions', 'guarded_new');
+ALTER SCHEMA guarded_new RENAME TO guarded_bare;
 -- the way out, where one table's binding no longer resolves
 ALTER TABLE payments RENAME TO charges;
 SELECT entity, guard FROM cusown_guard(app_schema => 'guarded_app');
