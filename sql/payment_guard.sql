@@ -134,6 +134,19 @@ ALTER TABLE payments ADD CONSTRAINT sly CHECK (sly(id, status));
 SELECT to_status FROM cusown_payment_transition(p(8), 'verify'); -- fails
 ALTER TABLE payments DROP CONSTRAINT sly;
 SELECT to_status FROM cusown_payment_transition(p(8), 'verify');
+-- nor for the booking that has the id of the payment
+CALL add(0, 'processing');
+CREATE FUNCTION sly_booking(id uuid, status payment_status) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  IF status = 'completed' THEN
+    UPDATE guarded_app.bookings SET status = 'confirmed' WHERE bookings.id = sly_booking.id;
+  END IF;
+  RETURN true;
+END
+$$;
+ALTER TABLE payments ADD CONSTRAINT sly CHECK (sly_booking(id, status)) NOT VALID;
+SELECT to_status FROM cusown_payment_transition(p(0), 'verify'); -- fails
+ALTER TABLE payments DROP CONSTRAINT sly;
 -- an operator who must
 BEGIN;
 SELECT cusown_override('the provider says so');
