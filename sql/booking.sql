@@ -392,6 +392,11 @@ INSERT INTO charge (ref, reservation_ref, state, made_at) VALUES (b(901), b(12),
 SELECT * FROM cusown_confirm_booking(b(11)); -- fails
 SELECT * FROM cusown_confirm_booking(b(12), b(99), b(901));
 SELECT * FROM cusown_confirm_booking(b(11)); -- fails
+-- paid for, but the slot is gone: the next run finds it
+INSERT INTO charge (ref, reservation_ref, state, made_at) VALUES (b(903), b(11), 'completed', now());
+SELECT * FROM cusown_confirm_booking(b(11), payment => b(903)); -- fails
+SELECT * FROM cusown_expire_bookings();
+SELECT left(entity_id::text, 8) AS booking, finding FROM cusown_ops.attention WHERE app_schema = 'booking_shop' AND kind = 'refund_due';
 SELECT * FROM cusown_cancel_booking(b(12), 'owner', 'ill');
 SELECT * FROM cusown_confirm_booking(b(11));
 SELECT * FROM cusown_undo_booking(b(11), b(99));

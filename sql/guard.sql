@@ -496,6 +496,37 @@ WITH gone AS (DELETE FROM reservation WHERE ref = b(2) RETURNING *)
 INSERT INTO reservation (ref, state, slot_ref, branch) SELECT b(12), state, slot_ref, branch FROM gone; -- fails
 WITH gone AS (DELETE FROM reservation WHERE ref = b(2) RETURNING *)
 INSERT INTO reservation (ref, state, slot_ref, branch) SELECT ref, state, slot_ref, branch FROM gone;
+-- nor is a row of another application's table what it had been
+CREATE SCHEMA guard_other;
+CREATE TABLE guard_other.slots (id uuid PRIMARY KEY, status text, starts_at timestamptz, ends_at timestamptz);
+CREATE TABLE guard_other.bookings (id uuid, branch int, slot_id uuid, status text, created_at timestamptz) PARTITION BY LIST (branch);
+CREATE TABLE guard_other.bookings_0 PARTITION OF guard_other.bookings FOR VALUES IN (0);
+CREATE TABLE guard_other.audit_logs (action text, entity_type text, entity_id uuid, created_at timestamptz);
+INSERT INTO guard_other.bookings VALUES (b(13), 0, NULL, 'confirmed');
+SELECT count(*) > 0 AS attached FROM cusown_attach('guard_other');
+SELECT entity, guard FROM cusown_guard('functions', 'guard_other');
+WITH gone AS (DELETE FROM guard_other.bookings RETURNING *)
+INSERT INTO reservation (ref, state, slot_ref, branch) SELECT id, status::state, slot_id, branch FROM gone; -- fails
+SELECT cusown_detach('guard_other');
+DROP SCHEMA guard_other CASCADE;
+-- what a trigger of the application moves between a row's leaving and its arrival
+CREATE FUNCTION move_another() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF pg_trigger_depth() = 1 THEN
+    UPDATE reservation SET branch = 1 - branch WHERE ref = guard_app.b(8);
+  END IF;
+  RETURN NULL;
+END
+$$;
+CREATE TRIGGER zz AFTER DELETE ON reservation FOR EACH ROW EXECUTE FUNCTION move_another();
+BEGIN;
+SELECT to_status FROM cusown_confirm_booking(b(6));
+UPDATE reservation SET branch = 1 - branch WHERE ref = b(6);
+SELECT state FROM reservation WHERE ref = b(6);
+UPDATE reservation SET branch = 1 - branch, state = 'cancelled' WHERE ref = b(6);
+UPDATE reservation SET branch = 1 - branch, state = 'pending' WHERE ref = b(6); -- fails
+ROLLBACK;
+DROP TRIGGER zz ON reservation;
 -- migrations of a partitioned table
 BEGIN;
 ALTER TABLE reservation ALTER state TYPE text;

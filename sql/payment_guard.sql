@@ -134,12 +134,33 @@ ALTER TABLE payments ADD CONSTRAINT sly CHECK (sly(id, status));
 SELECT to_status FROM cusown_payment_transition(p(8), 'verify'); -- fails
 ALTER TABLE payments DROP CONSTRAINT sly;
 SELECT to_status FROM cusown_payment_transition(p(8), 'verify');
+-- nor for the booking that has the id of the payment
+CALL add(0, 'processing');
+CREATE FUNCTION sly_booking(id uuid, status payment_status) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  IF status = 'completed' THEN
+    UPDATE guarded_app.bookings SET status = 'confirmed' WHERE bookings.id = sly_booking.id;
+  END IF;
+  RETURN true;
+END
+$$;
+ALTER TABLE payments ADD CONSTRAINT sly CHECK (sly_booking(id, status)) NOT VALID;
+SELECT to_status FROM cusown_payment_transition(p(0), 'verify'); -- fails
+ALTER TABLE payments DROP CONSTRAINT sly;
 -- an operator who must
 BEGIN;
 SELECT cusown_override('the provider says so');
 UPDATE payments SET status = 'completed' WHERE id = p(9);
 ROLLBACK;
 
+-- Attached anew without its payments, they are guarded no more: nobody could change them;
+-- with them they are, as the bookings.
+SELECT count(*) > 0 AS attached FROM cusown_attach('guarded_app', '{"payments": null}');
+SELECT entity, guard FROM cusown_guard(app_schema => 'guarded_app');
+UPDATE payments SET status = 'completed' WHERE id = p(9);
+SELECT count(*) > 0 AS attached FROM cusown_attach('guarded_app');
+SELECT entity, guard FROM cusown_guard(app_schema => 'guarded_app');
+UPDATE payments SET status = 'refunded' WHERE id = p(9); -- fails
 -- Other names; and an application without payments has its bookings guarded.
 SELECT count(*) > 0 AS attached FROM cusown_attach('guarded_shop', :'minimal_mapping');
 SELECT entity, relation, guard FROM cusown_guard('functions', 'guarded_shop');
@@ -151,6 +172,14 @@ CREATE TABLE guarded_bare.audit_logs (action text, entity_type text, entity_id u
 SELECT count(*) > 0 AS attached FROM cusown_attach('guarded_bare');
 SELECT entity, guard FROM cusown_guard(app_schema => 'guarded_bare');
 SELECT entity, guard FROM cusown_guard('functions', 'guarded_bare');
+-- a schema that was renamed is another application, and its tables are guarded for the old one
+ALTER SCHEMA guarded_bare RENAME TO guarded_new;
+SELECT count(*) > 0 AS attached FROM cusown_attach('guarded_new');
+SELECT entity, guard FROM cusown_guard('functions', 'guarded_new'); -- fails
+\echo :SQLSTATE
+SELECT cusown_detach('guarded_bare');
+SELECT entity, relation, guard FROM cusown_guard('functions', 'guarded_new');
+ALTER SCHEMA guarded_new RENAME TO guarded_bare;
 -- the way out, where one table's binding no longer resolves
 ALTER TABLE payments RENAME TO charges;
 SELECT entity, guard FROM cusown_guard(app_schema => 'guarded_app');

@@ -462,6 +462,10 @@ SELECT short(slot_id) AS slot, action, from_status, to_status FROM cusown_repair
 SELECT short(ref) AS slot, state FROM resolve_shop.time_slot ORDER BY ref;
 SELECT * FROM cusown_resolve_double_bookings(kind => 'overlap'); -- fails
 \echo :LAST_ERROR_SQLSTATE
+-- by hand: the later one
+INSERT INTO resolve_shop.reservation (ref, state, slot_ref) VALUES (id_of('booking', 7), 'confirmed', id_of('slot', 2));
+SELECT short(slot_id) AS slot, short(booking_id) AS booking, action, reason FROM cusown_keep_booking(id_of('booking', 7));
+SELECT short(ref) AS booking, state FROM resolve_shop.reservation WHERE slot_ref = id_of('slot', 2) ORDER BY ref;
 -- no payments: nothing can be paid
 SELECT count(*) > 0 AS attached FROM cusown_attach('resolve_shop', jsonb_set(:'minimal_mapping', '{payments}', 'null'));
 SELECT * FROM cusown_resolve_double_bookings('paid_first'); -- fails

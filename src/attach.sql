@@ -65,7 +65,7 @@ mapping: names that differ, {"bookings": {"relation": "reservation", "columns": 
 dry_run: show every name, write nothing.
 Returns a row per canonical name: status bound, missing, optional or warning; remedy is the DDL that mends it.
 A warning''s attribute says what it is about: indexes, nulls, row-level security, CHECKs that refuse what we write, triggers that call functions which search_path hides.
-A guard whose table or column is bound otherwise now is set anew.
+A guard whose table or column is bound otherwise now is set anew; one whose table is bound no more is taken off.
 Errors: UO010 mapping malformed, or needed names missing (all in the detail); 3F000 no such schema; of a guard that is set anew, those of cusown_guard().';
 
 CREATE FUNCTION @extschema@.cusown_detach(app_schema name DEFAULT 'public')

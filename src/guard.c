@@ -93,6 +93,8 @@ typedef struct Guarded
 /* a row of a partitioned table that was deleted, or left for elsewhere */
 typedef struct Departure
 {
+	struct Departure *next;
+	int			trigger_depth;	/* of the guard that saw it */
 	CommandId	command;		/* InvalidCommandId: there is none */
 	Oid			root;
 	pg_uuid_t	id;
@@ -109,10 +111,12 @@ typedef struct Override
 
 static Permission permission = {false};
 
-/* the last one; rows that move arrive before the next one leaves */
-static Departure departure = {InvalidCommandId};
-
-/* of this transaction, in its memory */
+/*
+ * Of this transaction, in its memory.  Of departures the last one at each depth of
+ * triggers: rows that move arrive before the next one leaves, but what a trigger
+ * of the application moves meanwhile goes in between, one level deeper.
+ */
+static Departure *departures = NULL;
 static Override *overrides = NULL;
 
 PG_FUNCTION_INFO_V1(cusown_guard_trigger);
@@ -327,29 +331,59 @@ status_stays(const TriggerData *data, const Columns *columns)
 
 /* ---------- rows that move ---------- */
 
+/* NULL: none was seen at this depth */
+static Departure *
+last_departure(void)
+{
+	Departure  *one = departures;
+
+	while (one != NULL && one->trigger_depth != trigger_depth())
+		one = one->next;
+	return one;
+}
+
+static Departure *
+add_departure(void)
+{
+	Departure  *one = MemoryContextAllocZero(TopTransactionContext,
+											 sizeof(Departure));
+
+	one->trigger_depth = trigger_depth();
+	one->next = departures;
+	departures = one;
+	return one;
+}
+
 static void
 note_departure(const TriggerData *data, const Columns *columns)
 {
-	departure.command = InvalidCommandId;
-	if (!read_id(columns, data->tg_trigslot, &departure.id))
+	Departure  *departure = last_departure();
+
+	if (departure == NULL)
+		departure = add_departure();
+	departure->command = InvalidCommandId;
+	if (!read_id(columns, data->tg_trigslot, &departure->id))
 		return;
-	strlcpy(departure.status, read_status(columns, data->tg_trigslot),
-			sizeof(departure.status));
-	departure.root = root_of(data->tg_relation);
-	departure.command = HeapTupleHeaderGetCmax(data->tg_trigtuple->t_data);
+	strlcpy(departure->status, read_status(columns, data->tg_trigslot),
+			sizeof(departure->status));
+	departure->root = root_of(data->tg_relation);
+	departure->command = HeapTupleHeaderGetCmax(data->tg_trigtuple->t_data);
 }
 
-/* whether a row that is inserted takes the place of one deleted by this command */
-static bool
-has_departed(const Guarded *guarded)
+/* of the row that was deleted by the command that inserts this one; or NULL */
+static const Departure *
+departure_of(const Guarded *guarded)
 {
-	UuidList	gone = {&departure.id, 1};
+	Departure  *departure = last_departure();
+	UuidList	gone;
 
-	return departure.command != InvalidCommandId &&
-		departure.command ==
-		HeapTupleHeaderGetCmin(guarded->data->tg_trigtuple->t_data) &&
-		departure.root == root_of(guarded->data->tg_relation) &&
-		is_one_of(guarded, &gone);
+	if (departure == NULL || departure->command == InvalidCommandId ||
+		departure->command !=
+		HeapTupleHeaderGetCmin(guarded->data->tg_trigtuple->t_data) ||
+		departure->root != root_of(guarded->data->tg_relation))
+		return NULL;
+	gone = (UuidList) {&departure->id, 1};
+	return is_one_of(guarded, &gone) ? departure : NULL;
 }
 
 /* ---------- the trigger ---------- */
@@ -437,6 +471,7 @@ static void
 look_closer(const TriggerData *data, const Columns *columns)
 {
 	Guarded		guarded;
+	const Departure *departure;
 
 	guarded.data = data;
 	guarded.args = data->tg_trigger->tgargs;
@@ -446,9 +481,9 @@ look_closer(const TriggerData *data, const Columns *columns)
 	guarded.to_status = read_status(columns, guarded.row);
 	if (!guarded.is_new)
 		guarded.from_status = read_status(columns, data->tg_trigslot);
-	else if (has_departed(&guarded))
+	else if ((departure = departure_of(&guarded)) != NULL)
 	{
-		guarded.from_status = departure.status;
+		guarded.from_status = departure->status;
 		guarded.is_new = false;
 	}
 	judge(&guarded);
@@ -507,7 +542,7 @@ end_transaction(XactEvent event, void *arg)
 		event != XACT_EVENT_PREPARE)
 		return;
 	overrides = NULL;
-	departure.command = InvalidCommandId;
+	departures = NULL;
 }
 
 static void

@@ -26,7 +26,7 @@ app_schema: the attached application; null: the one that cusown_ops.app_schema c
 The application may change the type of its status column and drop it. Where the column is renamed or gone, writes of the table are UO001 (mode warn: a WARNING for each statement) until cusown_attach() is told its name, which sets the guard anew, or the guard is off.
 A row that goes to another partition changes from the status that it had.
 Not guarded is what session_replication_role = replica writes, as a subscription does, DELETE and TRUNCATE, and tables that inherit from these without being their partitions.
-Errors: 22023 unknown mode; UO001 no application attached; 42501 a table belongs to another; 55P03 a table was in use for two seconds.
+Errors: 22023 unknown mode; UO001 no application attached; 42501 a table belongs to another; 55P03 a table was in use for two seconds; 42710 a table has a trigger cusown_guard that is not this application''s.
 Locks: none where the guard is as it should be; else ACCESS EXCLUSIVE on the tables (SHARE ROW EXCLUSIVE where it was not guarded), to the end of the transaction.
 Source: runbook Double Booking Alert, step 4.';
 

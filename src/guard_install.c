@@ -19,6 +19,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_class.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -148,6 +149,20 @@ drop_triggers(List *triggers)
 		drop_trigger(lfirst(lc));
 }
 
+static void
+drop_triggers_of(List *triggers, const char *machine)
+{
+	ListCell   *lc;
+
+	foreach(lc, triggers)
+	{
+		GuardTrigger *trigger = lfirst(lc);
+
+		if (strcmp(trigger->args[GUARD_MACHINE], machine) == 0)
+			drop_trigger(trigger);
+	}
+}
+
 /* takes an application's guards off, wherever they are */
 void
 guard_remove(const char *app_schema)
@@ -196,11 +211,25 @@ events(Oid relid)
 		"INSERT OR DELETE OR UPDATE" : "INSERT OR UPDATE";
 }
 
+/* as where the schema was renamed and attached again by its new name */
+static void
+check_name_free(const GuardTrigger *wanted, Oid relid)
+{
+	if (OidIsValid(get_trigger_oid(relid, wanted->name, true)))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("trigger \"%s\" of table %s is not that of application \"%s\"",
+						wanted->name, wanted->table,
+						wanted->args[GUARD_APP_SCHEMA]),
+				 errhint("If it is that of another application on the same table, call cusown_detach() for that one; else rename the trigger.")));
+}
+
 static void
 make_trigger(const GuardTrigger *wanted, Oid relid)
 {
 	StringInfoData args;
 
+	check_name_free(wanted, relid);
 	initStringInfo(&args);
 	for (int i = 0; i < GUARD_NARGS; i++)
 		appendStringInfo(&args, "%s%s", i > 0 ? ", " : "",
@@ -248,6 +277,7 @@ can_be_guarded(const Binding *binding, const GuardedTable *guarded)
 		binding_column(binding, guarded->relation, "status") != NULL;
 }
 
+/* what is not bound any more our functions cannot change: nobody could */
 static void
 guard_tables(const char *app_schema, const char *mode, List *triggers)
 {
@@ -257,6 +287,8 @@ guard_tables(const char *app_schema, const char *mode, List *triggers)
 	{
 		if (can_be_guarded(binding, &guarded_tables[i]))
 			guard_table(binding, &guarded_tables[i], mode, triggers);
+		else
+			drop_triggers_of(triggers, guarded_tables[i].machine);
 	}
 }
 
@@ -368,7 +400,8 @@ mode_named(const char *name)
  * mode NULL only shows.
  *
  * Errors: 22023 unknown mode; UO001; 42501 the table belongs to another; 55P03
- * the table is in use for longer than two seconds.
+ * the table is in use for longer than two seconds; 42710 it has a trigger of that
+ * name which is not this application's guard.
  *
  * Locks, where something changes: SHARE ROW EXCLUSIVE on the table where it was
  * not guarded, else ACCESS EXCLUSIVE; to the end of the transaction.
