@@ -174,6 +174,64 @@ SELECT * FROM payment(30, 41);
 SELECT kind, payment, finding FROM worklist;
 SELECT class, payment, action FROM found(:s, apply => true);
 
+-- What the provider has another name for: paid again, though the payment is known by
+-- its own reference and by its transaction or order too, if one statement tells of
+-- both; an attempt that failed is not the one that goes on. What is known by its
+-- transaction is not missing.
+CALL add_payment(60, 'completed', 'upi_60', provider => 'upi', transaction_id => 'utr_60');
+CALL add_payment(61, 'completed', p(61)::text, provider => 'upi', order_id => 'order_61');
+CALL add_payment(62, 'completed', '', provider => 'upi', order_id => 'order_62');
+CALL add_payment(63, 'processing', 'upi_63', provider => 'upi', order_id => 'order_63');
+CALL add_payment(64, 'completed', 'pending-64', provider => 'upi', transaction_id => 'utr_64');
+CALL add_payment(65, 'processing', 'pending-65', provider => 'upi', order_id => 'order_65');
+CALL add_payment(66, 'completed', 'upi_66', provider => 'upi', transaction_id => 'utr_66');
+SELECT cusown_load_statement('upi', 'generic', jsonb_agg(jsonb_build_object('provider_ref', ref, 'order_ref', order_ref, 'status', status,
+  'amount', 1000, 'currency', 'INR', 'at', '2026-01-02'))) AS s
+FROM (VALUES ('upi_60', NULL, 'captured'), ('utr_60', NULL, 'captured'), (p(61)::text, 'order_61', 'captured'), ('upi_61b', 'order_61', 'captured'),
+             ('upi_62', 'order_62', 'captured'), ('upi_63b', 'order_63', 'failed'), ('utr_64', NULL, 'captured'), ('upi_65', 'order_65', 'failed'),
+             ('upi_66', NULL, 'captured')) v (ref, order_ref, status) \gset
+SELECT cusown_load_statement('upi', 'generic', '[{"provider_ref": "utr_66", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02"}]') AS s2 \gset
+SELECT * FROM found(:s);
+SELECT * FROM found(:s2);
+SELECT * FROM cusown_reconciliation_summary(:s);
+-- what was paid again is settled once it is refunded, by whichever statement
+SELECT cusown_load_statement('upi', 'razorpay_settlement', '[
+  {"entity_id": "rf_60", "type": "refund", "payment_id": "utr_60", "amount": 1000, "currency": "INR", "created_at": 1767571200},
+  {"entity_id": "rf_61", "type": "refund", "payment_id": "upi_61b", "amount": 999, "currency": "INR", "created_at": 1767571200, "order_id": "order_61"}]') AS s2 \gset
+SELECT * FROM found(:s2);
+SELECT * FROM found(:s);
+
+-- Another provider's lines say nothing of a payment, and what is said of another
+-- capture of its order is not said of it: what was found stays open.
+CALL add_payment(70, 'completed', 'str_70', 900, provider => 'stripe', order_id => 'order_70');
+CALL add_payment(71, 'completed', 'upi_71', 900, provider => 'upi', order_id => 'order_70');
+CALL add_payment(72, 'completed', 'upi_72', provider => 'upi', order_id => 'order_72');
+SELECT cusown_load_statement('stripe', 'generic', '[
+  {"provider_ref": "str_70", "order_ref": "order_70", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02"},
+  {"provider_ref": "str_72", "order_ref": "order_72", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02"}]') AS s \gset
+SELECT cusown_load_statement('upi', 'generic', '[
+  {"provider_ref": "upi_71", "order_ref": "order_70", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-03"},
+  {"provider_ref": "upi_71b", "order_ref": "order_70", "status": "captured", "amount": 900, "currency": "INR", "at": "2026-01-04"},
+  {"provider_ref": "upi_72", "order_ref": "order_72", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-04"}]') AS s2 \gset
+SELECT * FROM found(:s, apply => true);
+SELECT * FROM found(:s2, apply => true);
+SELECT kind, payment, closed FROM worklist WHERE finding ~ '_7[0-9]';
+
+-- Refunds in another currency are not added up, and balance in their own.
+CALL add_payment(73, 'completed', 'rzp_73');
+CALL add_payment(74, 'completed', 'rzp_74');
+SELECT cusown_load_statement('razorpay', 'razorpay_settlement', jsonb_agg(jsonb_build_object('entity_id', ref, 'type', type, 'payment_id', payment,
+  'amount', amount, 'currency', currency, 'created_at', 1767571200))) AS s
+FROM (VALUES ('rzp_73', 'payment', NULL, 1000, 'INR'), ('rf_73', 'refund', 'rzp_73', 600, 'USD'),
+             ('rf_74', 'refund', 'rzp_74', 300, 'INR'), ('rf_74b', 'refund', 'rzp_74', 600, 'USD')) v (ref, type, payment, amount, currency) \gset
+SELECT * FROM found(:s, apply => true);
+SELECT * FROM cusown_reconciliation_summary(:s);
+SELECT kind, payment, closed FROM worklist WHERE finding ~ '_7[34]';
+SELECT cusown_load_statement('razorpay', 'razorpay_settlement', '[{"entity_id": "rf_73b", "type": "refund", "payment_id": "rzp_73", "amount": 100, "currency": "INR",
+  "created_at": 1767571200}]') AS s \gset
+SELECT * FROM found(:s, apply => true);
+SELECT payment, status, refunded FROM payment(73, 74);
+
 -- What a trigger refuses is on the worklist, and keeps nothing else.
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
