@@ -264,7 +264,9 @@ SELECT class, action, count(*) FROM found(:s, apply => true) GROUP BY 1, 2 ORDER
 SELECT status FROM payments WHERE id = p(190);
 
 -- Random data: the summary balances with the statement and with the payments, to
--- the last minor unit, and with what plain SQL says.
+-- the last minor unit, and with what plain SQL says; of so little memory that the
+-- payments go to disk.
+SET work_mem = '64kB';
 TRUNCATE cusown_ops.statement, cusown_ops.statement_line, cusown_ops.attention;
 DROP TRIGGER refuse ON payments;
 DELETE FROM payment_audit_logs;
@@ -343,6 +345,7 @@ SELECT action, count(*) FROM cusown_reconcile(:s2, apply => true) GROUP BY 1 ORD
 SELECT action, count(*) FROM cusown_reconcile(:s2, apply => true) GROUP BY 1 ORDER BY 1;
 CALL balance(:s2);
 SELECT count(*) AS over FROM payments WHERE refund_amount_cents > amount_cents;
+RESET work_mem;
 
 -- An application that has only what the runbooks name.
 SELECT count(*) > 0 AS attached FROM cusown_attach('reconcile_shop', :'minimal_mapping');

@@ -313,7 +313,7 @@ static void
 find(Run *run, TemplateRow put)
 {
 	reconcile_match(&run->what, &reconcile_findings, put, run);
-	reconcile_let_go();
+	reconcile_let_go(run->what.payments);
 }
 
 /* ---------- what the machine does ---------- */
@@ -729,6 +729,7 @@ summary_body(void *state)
 
 	prepare(run, relations_read);
 	reconcile_match(&run->what, &reconcile_totals, put_total, run);
+	reconcile_let_go(run->what.payments);
 }
 
 /*

@@ -185,17 +185,18 @@ payments_still_there(Binding *binding, const AttentionKind *kind,
 {
 	Datum		values[3];
 	NameData	app_schema;
+	Tuplestorestate *payments;
 	uint64		rows;
 
 	namestrcpy(&app_schema, binding->app_schema);
 	values[0] = NameGetDatum(&app_schema);
 	values[1] = CStringGetTextDatum(kind->name);
 	values[2] = uuid_list_datum(ids);
-	reconcile_gather_some(binding, ids);
+	payments = reconcile_gather_some(binding, ids);
 	rows = template_execute(NULL, &still_mismatched, values, NULL, false);
 	uuid_list_append_column(there, rows, "id");
 	SPI_freetuptable(SPI_tuptable);
-	reconcile_let_go();
+	reconcile_let_go(payments);
 }
 
 static void
@@ -204,13 +205,14 @@ lines_still_there(Binding *binding, const AttentionKind *kind,
 {
 	Datum		values[3];
 	NameData	app_schema;
+	Tuplestorestate *payments;
 	uint64		rows;
 
 	namestrcpy(&app_schema, binding->app_schema);
 	values[0] = NameGetDatum(&app_schema);
 	values[1] = lines_of(ids);
 	values[2] = CStringGetTextDatum(kind->name);
-	reconcile_gather_named(binding, values[1]);
+	payments = reconcile_gather_named(binding, values[1]);
 	rows = template_execute(NULL, &still_unknown, values, NULL, false);
 	for (uint64 row = 0; row < rows; row++)
 	{
@@ -220,7 +222,7 @@ lines_still_there(Binding *binding, const AttentionKind *kind,
 		uuid_list_append(there, &id);
 	}
 	SPI_freetuptable(SPI_tuptable);
-	reconcile_let_go();
+	reconcile_let_go(payments);
 }
 
 /* AttentionStillThere */

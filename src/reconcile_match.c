@@ -469,8 +469,8 @@ keep_payment(const StreamedRow *row, void *state)
 	tuplestore_puttupleslot(state, row->slot);
 }
 
-/* app_payment, until it is let go or SPI is finished */
-static void
+/* app_payment, until it is let go */
+static Tuplestorestate *
 gather(Binding *binding, const Template *statement, const Datum *values,
 	   bool read_only)
 {
@@ -489,13 +489,16 @@ gather(Binding *binding, const Template *statement, const Datum *values,
 	if (code < 0)
 		elog(ERROR, "SPI_register_relation failed: %s",
 			 SPI_result_code_string(code));
+	return store;
 }
 
+/* its file would be open still when the statement ends */
 void
-reconcile_let_go(void)
+reconcile_let_go(Tuplestorestate *payments)
 {
 	if (SPI_unregister_relation(STORE_NAME) < 0)
 		elog(ERROR, "SPI_unregister_relation failed");
+	tuplestore_end(payments);
 }
 
 /* sets the three arrays of names, which live as long as the rows returned */
@@ -527,8 +530,9 @@ gather_by_lines(Reconciliation *reconciliation)
 	values[0] = reconciliation->provider;
 	values[4] = TimestampTzGetDatum(reconciliation->period_from);
 	values[5] = TimestampTzGetDatum(reconciliation->period_until);
-	gather(reconciliation->binding, &payments_of_lines, values,
-		   reconciliation->read_only);
+	reconciliation->payments = gather(reconciliation->binding,
+									  &payments_of_lines, values,
+									  reconciliation->read_only);
 	SPI_freetuptable(names);
 }
 
@@ -538,31 +542,35 @@ reconcile_gather(Reconciliation *reconciliation)
 	if (reconciliation->lines <= FEW_LINES)
 		gather_by_lines(reconciliation);
 	else
-		gather(reconciliation->binding, &all_payments,
-			   &reconciliation->provider, reconciliation->read_only);
+		reconciliation->payments = gather(reconciliation->binding,
+										  &all_payments,
+										  &reconciliation->provider,
+										  reconciliation->read_only);
 }
 
-void
+Tuplestorestate *
 reconcile_gather_some(Binding *binding, const UuidList *payments)
 {
 	Datum		values[1];
 
 	values[0] = uuid_list_datum(payments);
-	gather(binding, &payments_by_id, values, false);
+	return gather(binding, &payments_by_id, values, false);
 }
 
 /* those that the lines, an int8[], are about */
-void
+Tuplestorestate *
 reconcile_gather_named(Binding *binding, Datum lines)
 {
 	Datum		values[3];
 	NameData	app_schema;
 	SPITupleTable *names;
+	Tuplestorestate *payments;
 
 	namestrcpy(&app_schema, binding->app_schema);
 	names = read_names(&names_of_some, &app_schema, lines, false, values);
-	gather(binding, &payments_named, values, false);
+	payments = gather(binding, &payments_named, values, false);
 	SPI_freetuptable(names);
+	return payments;
 }
 
 static void
