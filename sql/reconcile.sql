@@ -232,6 +232,17 @@ SELECT cusown_load_statement('razorpay', 'razorpay_settlement', '[{"entity_id": 
 SELECT * FROM found(:s, apply => true);
 SELECT payment, status, refunded FROM payment(73, 74);
 
+-- What stands for no order may be that of many lines and many payments: they are not
+-- multiplied.
+BEGIN;
+INSERT INTO payments (id, booking_id, provider, provider_payment_id, amount_cents, status, order_id, created_at)
+SELECT md5('none ' || n)::uuid, b(60), 'cash', 'pending-' || n, 1000, CASE n WHEN 500 THEN 'processing' ELSE 'completed' END::payment_status, '-', '2026-01-02Z' FROM generate_series(1, 1000) n;
+SELECT cusown_load_statement('cash', 'generic', jsonb_agg(jsonb_build_object('provider_ref', 'none_' || n, 'order_ref', '-', 'status', 'captured',
+  'amount', 1000, 'currency', 'INR', 'at', '2026-01-02'))) AS s FROM generate_series(1, 1000) n \gset
+SET LOCAL temp_file_limit = '20MB';
+SELECT class, ours ->> 'provider_ref' AS ours, action, count(*) FROM cusown_reconcile(:s) WHERE class <> 'missing_at_provider' GROUP BY 1, 2, 3 ORDER BY 1;
+ROLLBACK;
+
 -- What a trigger refuses is on the worklist, and keeps nothing else.
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

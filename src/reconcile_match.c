@@ -205,20 +205,32 @@ static const Template names_of_some = {
 	" AND j.created_at < $8 AND " RECONCILE_COMPLETED("j.our_status") "))),"
 
 /* the last condition always holds; it tells the planner that they are few */
-#define LEFT_OVER(how, condition) \
+#define IS_LEFT_OVER "o.payment_id IS NULL AND (o.line_id % 1) = 0"
+
+#define LEFT_OVER(how, payments, condition) \
 	"SELECT o.line_id, o.is_payment, o.provider_ref, o.order_ref, o.receipt," \
 	" o.status, o.amount, o.currency, o.is_mixed, o.at, o.figure, o.refunded, " \
-	OUR_COLUMNS ", " how " AS how FROM one o JOIN app_payment p ON " \
-	condition " WHERE o.payment_id IS NULL AND (o.line_id % 1) = 0"
+	OUR_COLUMNS ", " how " AS how FROM one o JOIN " payments " p ON " \
+	condition " WHERE " IS_LEFT_OVER
 
-/* of several the one that still waits for its money, the newest first */
+/*
+ * Of several the one that still waits for its money, the newest first; of an
+ * order that is chosen before lines are joined: what stands for no order may be
+ * that of thousands on both sides.
+ */
 #define BY_OTHERS \
+	" by_order AS MATERIALIZED (SELECT p.* FROM (SELECT p.*," \
+	" pg_catalog.row_number() OVER (PARTITION BY p.order_ref ORDER BY " \
+	RECONCILE_COMPLETED("p.status") ", p.created_at DESC, p.id) AS place" \
+	" FROM app_payment p WHERE EXISTS (SELECT FROM one o" \
+	" WHERE o.order_ref = p.order_ref AND " IS_LEFT_OVER ")) p" \
+	" WHERE p.place < 2)," \
 	" two AS (SELECT t.*, pg_catalog.row_number() OVER (PARTITION BY" \
 	" t.line_id ORDER BY t.how, " RECONCILE_COMPLETED("t.our_status") "," \
 	" t.created_at DESC, t.payment_id) AS n FROM (" \
-	LEFT_OVER("2", "p.order_ref = o.order_ref") " UNION ALL " \
-	LEFT_OVER("2", "p.id = o.receipt") " UNION ALL " \
-	LEFT_OVER("3", "p.transaction_id = o.provider_ref") ") t),"
+	LEFT_OVER("2", "by_order", "p.order_ref = o.order_ref") " UNION ALL " \
+	LEFT_OVER("2", "app_payment", "p.id = o.receipt") " UNION ALL " \
+	LEFT_OVER("3", "app_payment", "p.transaction_id = o.provider_ref") ") t),"
 
 /*
  * What the statements of the provider tell.  Whose a statement is is asked of
