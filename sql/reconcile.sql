@@ -243,6 +243,55 @@ SET LOCAL temp_file_limit = '20MB';
 SELECT class, ours ->> 'provider_ref' AS ours, action, count(*) FROM cusown_reconcile(:s) WHERE class <> 'missing_at_provider' GROUP BY 1, 2, 3 ORDER BY 1;
 ROLLBACK;
 
+-- Edges: the days of a statement, in UTC wherever one is, their beginning in and their
+-- end out; what is as old as grace is not in flight any more.
+BEGIN;
+SET LOCAL TimeZone = 'Asia/Kolkata';
+SET LOCAL DateStyle = 'German, DMY';
+CALL add_payment(75, 'completed', 'cash_75', provider => 'cash', created => '2026-01-01 23:59:59.999999Z');
+CALL add_payment(76, 'completed', 'cash_76', provider => 'cash', created => '2026-01-02 00:00Z');
+CALL add_payment(77, 'completed', 'cash_77', provider => 'cash', created => '2026-01-02 23:59:59.999999Z');
+CALL add_payment(78, 'completed', 'cash_78', provider => 'cash', created => '2026-01-03 00:00Z');
+CALL add_payment(79, 'completed', 'cash_79', provider => 'cash', created => '-infinity');
+CALL add_payment(80, 'completed', 'cash_80', provider => 'cash', created => 'infinity');
+CALL add_payment(81, 'completed', 'cash_81', provider => 'cash', created => NULL);
+SELECT cusown_load_statement('cash', 'generic', '[{"provider_ref": "cash_0", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02T00:00:00"}]') AS s \gset
+SELECT class, payment, provider_ref FROM found(:s, '0');
+SELECT class, payment, provider_ref FROM found(:s, now() - '2026-01-02 00:00Z');
+SELECT class, payment, provider_ref FROM found(:s, now() - '2026-01-02 00:00Z' + interval '1 us');
+ROLLBACK;
+
+-- Refunds that were told by hand count by their references; what is told without one
+-- is a sum, and where it is not plain which are meant a human must see it.
+CALL add_payment(82, 'completed', 'rzp_82');
+CALL add_payment(83, 'completed', 'rzp_83');
+SELECT changed FROM cusown_payment_transition(p(82), 'partial_refund', refund_amount => 300, refund_ref => 'rf_82', reason => 'by hand');
+SELECT changed FROM cusown_payment_transition(p(83), 'partial_refund', refund_amount => 300, refund_ref => 'of ours', reason => 'by hand');
+SELECT cusown_load_statement('razorpay', 'razorpay_settlement', jsonb_agg(jsonb_build_object('entity_id', ref, 'type', 'refund', 'payment_id', payment,
+  'amount', amount, 'currency', 'INR', 'created_at', 1767571200))) AS s
+FROM (VALUES ('rf_82', 'rzp_82', 300), ('rf_82b', 'rzp_82', 200), ('rf_82c', 'rzp_82', 100), ('rf_83', 'rzp_83', 300), ('rf_83b', 'rzp_83', 200)) v (ref, payment, amount) \gset
+SELECT * FROM found(:s, apply => true) WHERE class <> 'missing_at_provider';
+SELECT payment, status, refunded FROM payment(82, 83);
+SELECT refund_ref, amount FROM cusown_ops.payment_refund WHERE payment_id IN (p(82), p(83)) ORDER BY 1;
+-- once the human has told of it
+SELECT changed FROM cusown_payment_transition(p(83), 'partial_refund', refund_amount => 200, refund_ref => 'rf_83b', reason => 'by hand');
+SELECT * FROM found(:s, apply => true) WHERE class <> 'missing_at_provider';
+SELECT kind, payment, closed FROM worklist WHERE payment IN ('82', '83');
+
+-- Nobody is told that there are none who cannot see them.
+CREATE ROLE regress_reconcile_blind;
+SELECT count(*) > 0 AS ddl FROM cusown_grant('regress_reconcile_blind', 'operator');
+GRANT USAGE ON SCHEMA reconcile_app TO regress_reconcile_blind;
+GRANT SELECT, UPDATE ON payments, bookings TO regress_reconcile_blind;
+GRANT SELECT, INSERT ON audit_logs, payment_audit_logs TO regress_reconcile_blind;
+SET ROLE regress_reconcile_blind;
+SELECT * FROM cusown_reconcile(:s); -- fails
+SELECT * FROM cusown_reconcile(:s, apply => true); -- fails
+SELECT * FROM cusown_reconciliation_summary(:s); -- fails
+RESET ROLE;
+DROP OWNED BY regress_reconcile_blind;
+DROP ROLE regress_reconcile_blind;
+
 -- What a trigger refuses is on the worklist, and keeps nothing else.
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
