@@ -392,10 +392,21 @@ EXCEPT SELECT class, currency, count(*), sum(amount) FROM (
 CALL balance(:s2);
 SELECT class, currency, theirs, their_amount, their_refunds, ours, our_amount, our_refunds FROM cusown_reconciliation_summary(:s2);
 -- ours: all payments that were matched, or are completed within the days
-SELECT (SELECT sum(our_amount) FROM cusown_reconciliation_summary(:s2)) =
+CREATE FUNCTION ours_balance(s bigint) RETURNS boolean LANGUAGE sql AS $$
+SELECT (SELECT sum(our_amount) FROM cusown_reconciliation_summary(s)) =
        (SELECT sum(amount_cents) FROM payments p WHERE EXISTS (SELECT FROM theirs t WHERE t.ref = p.provider_payment_id AND t.status = 'captured')
           OR p.status IN ('completed', 'partially_refunded') AND NOT EXISTS (SELECT FROM theirs t WHERE t.ref = p.provider_payment_id)
-             AND created_at >= '2026-02-01Z' AND created_at < (SELECT max(period_until) FROM cusown_ops.statement WHERE id = :s2)) AS balances;
+             AND created_at >= '2026-02-01Z' AND created_at < (SELECT max(period_until) FROM cusown_ops.statement WHERE id = s)) $$;
+SELECT ours_balance(:s2);
+-- also where lines that nobody knew are told to be transactions of what is matched
+UPDATE payments p SET transaction_id = t.ref
+FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM payments JOIN theirs ON ref = provider_payment_id AND theirs.status = 'captured') m
+JOIN (SELECT ref, row_number() OVER (ORDER BY ref) AS n FROM theirs WHERE luck >= 0.95 AND status = 'captured') t USING (n)
+WHERE p.id = m.id;
+SELECT ours_balance(:s2);
+CALL balance(:s2);
+SELECT class, count(*) FROM cusown_reconcile(:s2) WHERE class IN ('duplicate_capture', 'missing_in_app') GROUP BY 1;
+UPDATE payments SET transaction_id = NULL;
 -- and whichever way the payments are read, applied until nothing is left
 CREATE TEMP TABLE few AS SELECT class, payment_id, provider_ref, ours, theirs, action FROM cusown_reconcile(:s2);
 UPDATE cusown_ops.statement SET line_count = 10001 WHERE id = :s2;
