@@ -206,12 +206,16 @@ SELECT * FROM found(:s);
 CALL add_payment(70, 'completed', 'str_70', 900, provider => 'stripe', order_id => 'order_70');
 CALL add_payment(71, 'completed', 'upi_71', 900, provider => 'upi', order_id => 'order_70');
 CALL add_payment(72, 'completed', 'upi_72', provider => 'upi', order_id => 'order_72');
+CALL add_payment(84, 'completed', 'pending-84', 900, provider => 'stripe', order_id => 'order_74');
+CALL add_payment(85, 'completed', 'upi_74', 900, provider => 'upi', order_id => 'order_74');
 SELECT cusown_load_statement('stripe', 'generic', '[
+  {"provider_ref": "str_74", "order_ref": "order_74", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02"},
   {"provider_ref": "str_70", "order_ref": "order_70", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02"},
   {"provider_ref": "str_72", "order_ref": "order_72", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02"}]') AS s \gset
 SELECT cusown_load_statement('upi', 'generic', '[
   {"provider_ref": "upi_71", "order_ref": "order_70", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-03"},
   {"provider_ref": "upi_71b", "order_ref": "order_70", "status": "captured", "amount": 900, "currency": "INR", "at": "2026-01-04"},
+  {"provider_ref": "upi_74", "order_ref": "order_74", "status": "captured", "amount": 900, "currency": "INR", "at": "2026-01-04"},
   {"provider_ref": "upi_72", "order_ref": "order_72", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-04"}]') AS s2 \gset
 SELECT * FROM found(:s, apply => true);
 SELECT * FROM found(:s2, apply => true);
@@ -231,6 +235,22 @@ SELECT cusown_load_statement('razorpay', 'razorpay_settlement', '[{"entity_id": 
   "created_at": 1767571200}]') AS s \gset
 SELECT * FROM found(:s, apply => true);
 SELECT payment, status, refunded FROM payment(73, 74);
+
+-- What one statement tells of as failed, or under way, and another as paid was paid,
+-- in whatever order they are reconciled.
+CALL add_payment(67, 'processing', 'upi_67', provider => 'upi');
+CALL add_payment(68, 'completed', 'upi_68', provider => 'upi');
+CALL add_payment(69, 'processing', 'upi_69', provider => 'upi');
+SELECT cusown_load_statement('upi', 'generic', '[
+  {"provider_ref": "upi_67", "status": "failed", "amount": 1000, "currency": "INR", "at": "2026-01-06"},
+  {"provider_ref": "upi_68", "status": "authorized", "amount": 1000, "currency": "INR", "at": "2026-01-06"},
+  {"provider_ref": "upi_69", "status": "authorized", "amount": 1000, "currency": "INR", "at": "2026-01-06"}]') AS s \gset
+SELECT * FROM found(:s);
+SELECT cusown_load_statement('upi', 'generic', '[
+  {"provider_ref": "upi_67", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-07"},
+  {"provider_ref": "upi_68", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-07"}]') AS s2 \gset
+SELECT * FROM found(:s);
+SELECT * FROM found(:s2);
 
 -- What stands for no order may be that of many lines and many payments: they are not
 -- multiplied.

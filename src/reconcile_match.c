@@ -306,7 +306,10 @@ static const Template names_of_some = {
 				 " WHERE k.app_schema = $1 AND k.payment_id = p.payment_id" \
 				 " AND k.refund_ref = o.reference)")
 
-/* all refunds so far; a payment that another statement knows is not missing */
+/*
+ * All refunds so far; a payment that another statement knows is not missing, and
+ * what another one knows to be paid was so in the end: no status goes back.
+ */
 #define WEIGHED \
 	" weighed AS (SELECT p.*," \
 	" CASE WHEN p.payment_id IS NOT NULL AND p.status = 'completed' THEN" \
@@ -316,6 +319,9 @@ static const Template names_of_some = {
 	" p.line_id IS NOT NULL AND NOT p.is_payment AND NOT " \
 	NOT_TOLD("o.kind = 'payment' AND " OF_THIS_PAYMENT "true") \
 	" AS is_elsewhere," \
+	" p.status <> 'completed' AND NOT " \
+	NOT_TOLD("o.kind = 'payment' AND " OF_THIS_PAYMENT "o.status = 'completed'") \
+	" AS is_paid_elsewhere," \
 	" CASE WHEN p.our_status = 'refunded' THEN" \
 	" GREATEST(COALESCE(p.our_amount, 0), COALESCE(p.our_refunded, 0))" \
 	" ELSE COALESCE(p.our_refunded, (SELECT" \
@@ -342,6 +348,7 @@ static const Template names_of_some = {
 	" CASE WHEN w.is_payment AND w.status = 'completed'" \
 	" AND w.their_total < w.amount THEN 'duplicate_capture'" \
 	" ELSE 'matched' END" \
+	" WHEN w.is_paid_elsewhere THEN 'matched'" \
 	" WHEN " RECONCILE_GIVEN_UP("w.status") " THEN" \
 	" CASE WHEN " RECONCILE_GIVEN_UP("w.our_status") " THEN 'matched'" \
 	" ELSE 'status_mismatch' END" \
