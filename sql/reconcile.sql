@@ -174,6 +174,144 @@ SELECT * FROM payment(30, 41);
 SELECT kind, payment, finding FROM worklist;
 SELECT class, payment, action FROM found(:s, apply => true);
 
+-- What the provider has another name for: paid again, though the payment is known by
+-- its own reference and by its transaction or order too, if one statement tells of
+-- both; an attempt that failed is not the one that goes on. What is known by its
+-- transaction is not missing.
+CALL add_payment(60, 'completed', 'upi_60', provider => 'upi', transaction_id => 'utr_60');
+CALL add_payment(61, 'completed', p(61)::text, provider => 'upi', order_id => 'order_61');
+CALL add_payment(62, 'completed', '', provider => 'upi', order_id => 'order_62');
+CALL add_payment(63, 'processing', 'upi_63', provider => 'upi', order_id => 'order_63');
+CALL add_payment(64, 'completed', 'pending-64', provider => 'upi', transaction_id => 'utr_64');
+CALL add_payment(65, 'processing', 'pending-65', provider => 'upi', order_id => 'order_65');
+CALL add_payment(66, 'completed', 'upi_66', provider => 'upi', transaction_id => 'utr_66');
+SELECT cusown_load_statement('upi', 'generic', jsonb_agg(jsonb_build_object('provider_ref', ref, 'order_ref', order_ref, 'status', status,
+  'amount', 1000, 'currency', 'INR', 'at', '2026-01-02'))) AS s
+FROM (VALUES ('upi_60', NULL, 'captured'), ('utr_60', NULL, 'captured'), (p(61)::text, 'order_61', 'captured'), ('upi_61b', 'order_61', 'captured'),
+             ('upi_62', 'order_62', 'captured'), ('upi_63b', 'order_63', 'failed'), ('utr_64', NULL, 'captured'), ('upi_65', 'order_65', 'failed'),
+             ('upi_66', NULL, 'captured')) v (ref, order_ref, status) \gset
+SELECT cusown_load_statement('upi', 'generic', '[{"provider_ref": "utr_66", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02"}]') AS s2 \gset
+SELECT * FROM found(:s);
+SELECT * FROM found(:s2);
+SELECT * FROM cusown_reconciliation_summary(:s);
+-- what was paid again is settled once it is refunded, by whichever statement
+SELECT cusown_load_statement('upi', 'razorpay_settlement', '[
+  {"entity_id": "rf_60", "type": "refund", "payment_id": "utr_60", "amount": 1000, "currency": "INR", "created_at": 1767571200},
+  {"entity_id": "rf_61", "type": "refund", "payment_id": "upi_61b", "amount": 999, "currency": "INR", "created_at": 1767571200, "order_id": "order_61"}]') AS s2 \gset
+SELECT * FROM found(:s2);
+SELECT * FROM found(:s);
+
+-- Another provider's lines say nothing of a payment, and what is said of another
+-- capture of its order is not said of it: what was found stays open.
+CALL add_payment(70, 'completed', 'str_70', 900, provider => 'stripe', order_id => 'order_70');
+CALL add_payment(71, 'completed', 'upi_71', 900, provider => 'upi', order_id => 'order_70');
+CALL add_payment(72, 'completed', 'upi_72', provider => 'upi', order_id => 'order_72');
+CALL add_payment(84, 'completed', 'pending-84', 900, provider => 'stripe', order_id => 'order_74');
+CALL add_payment(85, 'completed', 'upi_74', 900, provider => 'upi', order_id => 'order_74');
+SELECT cusown_load_statement('stripe', 'generic', '[
+  {"provider_ref": "str_74", "order_ref": "order_74", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02"},
+  {"provider_ref": "str_70", "order_ref": "order_70", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02"},
+  {"provider_ref": "str_72", "order_ref": "order_72", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02"}]') AS s \gset
+SELECT cusown_load_statement('upi', 'generic', '[
+  {"provider_ref": "upi_71", "order_ref": "order_70", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-03"},
+  {"provider_ref": "upi_71b", "order_ref": "order_70", "status": "captured", "amount": 900, "currency": "INR", "at": "2026-01-04"},
+  {"provider_ref": "upi_74", "order_ref": "order_74", "status": "captured", "amount": 900, "currency": "INR", "at": "2026-01-04"},
+  {"provider_ref": "upi_72", "order_ref": "order_72", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-04"}]') AS s2 \gset
+SELECT * FROM found(:s, apply => true);
+SELECT * FROM found(:s2, apply => true);
+SELECT kind, payment, closed FROM worklist WHERE finding ~ '_7[0-9]';
+
+-- Refunds in another currency are not added up, and balance in their own.
+CALL add_payment(73, 'completed', 'rzp_73');
+CALL add_payment(74, 'completed', 'rzp_74');
+SELECT cusown_load_statement('razorpay', 'razorpay_settlement', jsonb_agg(jsonb_build_object('entity_id', ref, 'type', type, 'payment_id', payment,
+  'amount', amount, 'currency', currency, 'created_at', 1767571200))) AS s
+FROM (VALUES ('rzp_73', 'payment', NULL, 1000, 'INR'), ('rf_73', 'refund', 'rzp_73', 600, 'USD'),
+             ('rf_74', 'refund', 'rzp_74', 300, 'INR'), ('rf_74b', 'refund', 'rzp_74', 600, 'USD')) v (ref, type, payment, amount, currency) \gset
+SELECT * FROM found(:s, apply => true);
+SELECT * FROM cusown_reconciliation_summary(:s);
+SELECT kind, payment, closed FROM worklist WHERE finding ~ '_7[34]';
+SELECT cusown_load_statement('razorpay', 'razorpay_settlement', '[{"entity_id": "rf_73b", "type": "refund", "payment_id": "rzp_73", "amount": 100, "currency": "INR",
+  "created_at": 1767571200}]') AS s \gset
+SELECT * FROM found(:s, apply => true);
+SELECT payment, status, refunded FROM payment(73, 74);
+
+-- What one statement tells of as failed, or under way, and another as paid was paid,
+-- in whatever order they are reconciled.
+CALL add_payment(67, 'processing', 'upi_67', provider => 'upi');
+CALL add_payment(68, 'completed', 'upi_68', provider => 'upi');
+CALL add_payment(69, 'processing', 'upi_69', provider => 'upi');
+SELECT cusown_load_statement('upi', 'generic', '[
+  {"provider_ref": "upi_67", "status": "failed", "amount": 1000, "currency": "INR", "at": "2026-01-06"},
+  {"provider_ref": "upi_68", "status": "authorized", "amount": 1000, "currency": "INR", "at": "2026-01-06"},
+  {"provider_ref": "upi_69", "status": "authorized", "amount": 1000, "currency": "INR", "at": "2026-01-06"}]') AS s \gset
+SELECT * FROM found(:s);
+SELECT cusown_load_statement('upi', 'generic', '[
+  {"provider_ref": "upi_67", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-07"},
+  {"provider_ref": "upi_68", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-07"}]') AS s2 \gset
+SELECT * FROM found(:s);
+SELECT * FROM found(:s2);
+
+-- What stands for no order may be that of many lines and many payments: they are not
+-- multiplied.
+BEGIN;
+INSERT INTO payments (id, booking_id, provider, provider_payment_id, amount_cents, status, order_id, created_at)
+SELECT md5('none ' || n)::uuid, b(60), 'cash', 'pending-' || n, 1000, CASE n WHEN 500 THEN 'processing' ELSE 'completed' END::payment_status, '-', '2026-01-02Z' FROM generate_series(1, 1000) n;
+SELECT cusown_load_statement('cash', 'generic', jsonb_agg(jsonb_build_object('provider_ref', 'none_' || n, 'order_ref', '-', 'status', 'captured',
+  'amount', 1000, 'currency', 'INR', 'at', '2026-01-02'))) AS s FROM generate_series(1, 1000) n \gset
+SET LOCAL temp_file_limit = '20MB';
+SELECT class, ours ->> 'provider_ref' AS ours, action, count(*) FROM cusown_reconcile(:s) WHERE class <> 'missing_at_provider' GROUP BY 1, 2, 3 ORDER BY 1;
+ROLLBACK;
+
+-- Edges: the days of a statement, in UTC wherever one is, their beginning in and their
+-- end out; what is as old as grace is not in flight any more.
+BEGIN;
+SET LOCAL TimeZone = 'Asia/Kolkata';
+SET LOCAL DateStyle = 'German, DMY';
+CALL add_payment(75, 'completed', 'cash_75', provider => 'cash', created => '2026-01-01 23:59:59.999999Z');
+CALL add_payment(76, 'completed', 'cash_76', provider => 'cash', created => '2026-01-02 00:00Z');
+CALL add_payment(77, 'completed', 'cash_77', provider => 'cash', created => '2026-01-02 23:59:59.999999Z');
+CALL add_payment(78, 'completed', 'cash_78', provider => 'cash', created => '2026-01-03 00:00Z');
+CALL add_payment(79, 'completed', 'cash_79', provider => 'cash', created => '-infinity');
+CALL add_payment(80, 'completed', 'cash_80', provider => 'cash', created => 'infinity');
+CALL add_payment(81, 'completed', 'cash_81', provider => 'cash', created => NULL);
+SELECT cusown_load_statement('cash', 'generic', '[{"provider_ref": "cash_0", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02T00:00:00"}]') AS s \gset
+SELECT class, payment, provider_ref FROM found(:s, '0');
+SELECT class, payment, provider_ref FROM found(:s, now() - '2026-01-02 00:00Z');
+SELECT class, payment, provider_ref FROM found(:s, now() - '2026-01-02 00:00Z' + interval '1 us');
+ROLLBACK;
+
+-- Refunds that were told by hand count by their references; what is told without one
+-- is a sum, and where it is not plain which are meant a human must see it.
+CALL add_payment(82, 'completed', 'rzp_82');
+CALL add_payment(83, 'completed', 'rzp_83');
+SELECT changed FROM cusown_payment_transition(p(82), 'partial_refund', refund_amount => 300, refund_ref => 'rf_82', reason => 'by hand');
+SELECT changed FROM cusown_payment_transition(p(83), 'partial_refund', refund_amount => 300, refund_ref => 'of ours', reason => 'by hand');
+SELECT cusown_load_statement('razorpay', 'razorpay_settlement', jsonb_agg(jsonb_build_object('entity_id', ref, 'type', 'refund', 'payment_id', payment,
+  'amount', amount, 'currency', 'INR', 'created_at', 1767571200))) AS s
+FROM (VALUES ('rf_82', 'rzp_82', 300), ('rf_82b', 'rzp_82', 200), ('rf_82c', 'rzp_82', 100), ('rf_83', 'rzp_83', 300), ('rf_83b', 'rzp_83', 200)) v (ref, payment, amount) \gset
+SELECT * FROM found(:s, apply => true) WHERE class <> 'missing_at_provider';
+SELECT payment, status, refunded FROM payment(82, 83);
+SELECT refund_ref, amount FROM cusown_ops.payment_refund WHERE payment_id IN (p(82), p(83)) ORDER BY 1;
+-- once the human has told of it
+SELECT changed FROM cusown_payment_transition(p(83), 'partial_refund', refund_amount => 200, refund_ref => 'rf_83b', reason => 'by hand');
+SELECT * FROM found(:s, apply => true) WHERE class <> 'missing_at_provider';
+SELECT kind, payment, closed FROM worklist WHERE payment IN ('82', '83');
+
+-- Nobody is told that there are none who cannot see them.
+CREATE ROLE regress_reconcile_blind;
+SELECT count(*) > 0 AS ddl FROM cusown_grant('regress_reconcile_blind', 'operator');
+GRANT USAGE ON SCHEMA reconcile_app TO regress_reconcile_blind;
+GRANT SELECT, UPDATE ON payments, bookings TO regress_reconcile_blind;
+GRANT SELECT, INSERT ON audit_logs, payment_audit_logs TO regress_reconcile_blind;
+SET ROLE regress_reconcile_blind;
+SELECT * FROM cusown_reconcile(:s); -- fails
+SELECT * FROM cusown_reconcile(:s, apply => true); -- fails
+SELECT * FROM cusown_reconciliation_summary(:s); -- fails
+RESET ROLE;
+DROP OWNED BY regress_reconcile_blind;
+DROP ROLE regress_reconcile_blind;
+
 -- What a trigger refuses is on the worklist, and keeps nothing else.
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -206,7 +344,9 @@ SELECT class, action, count(*) FROM found(:s, apply => true) GROUP BY 1, 2 ORDER
 SELECT status FROM payments WHERE id = p(190);
 
 -- Random data: the summary balances with the statement and with the payments, to
--- the last minor unit, and with what plain SQL says.
+-- the last minor unit, and with what plain SQL says; of so little memory that the
+-- payments go to disk.
+SET work_mem = '64kB';
 TRUNCATE cusown_ops.statement, cusown_ops.statement_line, cusown_ops.attention;
 DROP TRIGGER refuse ON payments;
 DELETE FROM payment_audit_logs;
@@ -272,10 +412,21 @@ EXCEPT SELECT class, currency, count(*), sum(amount) FROM (
 CALL balance(:s2);
 SELECT class, currency, theirs, their_amount, their_refunds, ours, our_amount, our_refunds FROM cusown_reconciliation_summary(:s2);
 -- ours: all payments that were matched, or are completed within the days
-SELECT (SELECT sum(our_amount) FROM cusown_reconciliation_summary(:s2)) =
+CREATE FUNCTION ours_balance(s bigint) RETURNS boolean LANGUAGE sql AS $$
+SELECT (SELECT sum(our_amount) FROM cusown_reconciliation_summary(s)) =
        (SELECT sum(amount_cents) FROM payments p WHERE EXISTS (SELECT FROM theirs t WHERE t.ref = p.provider_payment_id AND t.status = 'captured')
           OR p.status IN ('completed', 'partially_refunded') AND NOT EXISTS (SELECT FROM theirs t WHERE t.ref = p.provider_payment_id)
-             AND created_at >= '2026-02-01Z' AND created_at < (SELECT max(period_until) FROM cusown_ops.statement WHERE id = :s2)) AS balances;
+             AND created_at >= '2026-02-01Z' AND created_at < (SELECT max(period_until) FROM cusown_ops.statement WHERE id = s)) $$;
+SELECT ours_balance(:s2);
+-- also where lines that nobody knew are told to be transactions of what is matched
+UPDATE payments p SET transaction_id = t.ref
+FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM payments JOIN theirs ON ref = provider_payment_id AND theirs.status = 'captured') m
+JOIN (SELECT ref, row_number() OVER (ORDER BY ref) AS n FROM theirs WHERE luck >= 0.95 AND status = 'captured') t USING (n)
+WHERE p.id = m.id;
+SELECT ours_balance(:s2);
+CALL balance(:s2);
+SELECT class, count(*) FROM cusown_reconcile(:s2) WHERE class IN ('duplicate_capture', 'missing_in_app') GROUP BY 1;
+UPDATE payments SET transaction_id = NULL;
 -- and whichever way the payments are read, applied until nothing is left
 CREATE TEMP TABLE few AS SELECT class, payment_id, provider_ref, ours, theirs, action FROM cusown_reconcile(:s2);
 UPDATE cusown_ops.statement SET line_count = 10001 WHERE id = :s2;
@@ -285,6 +436,7 @@ SELECT action, count(*) FROM cusown_reconcile(:s2, apply => true) GROUP BY 1 ORD
 SELECT action, count(*) FROM cusown_reconcile(:s2, apply => true) GROUP BY 1 ORDER BY 1;
 CALL balance(:s2);
 SELECT count(*) AS over FROM payments WHERE refund_amount_cents > amount_cents;
+RESET work_mem;
 
 -- An application that has only what the runbooks name.
 SELECT count(*) > 0 AS attached FROM cusown_attach('reconcile_shop', :'minimal_mapping');

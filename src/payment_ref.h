@@ -13,9 +13,11 @@
  * its place, pending- with a number, and then the payment's own id.  For
  * templates; payment_evidence.c says the same of an argument.
  */
+#define PAYMENT_REF_PLACEHOLDER "'^pending-[0-9]*$'"
+
 #define PAYMENT_REF_IS_NAMED(alias) \
 	"(" alias ".{payments.provider_ref} <> ''" \
-	" AND " alias ".{payments.provider_ref}::text !~ '^pending-[0-9]*$')"
+	" AND " alias ".{payments.provider_ref}::text !~ " PAYMENT_REF_PLACEHOLDER ")"
 
 #define PAYMENT_REF_IS_REAL(alias) \
 	"(" PAYMENT_REF_IS_NAMED(alias) \

@@ -59,6 +59,7 @@ typedef struct Finding
 	int64		line;
 	int64		entity_line;	/* by which the worklist knows it */
 	int64		refunded;		/* what refunds add up to */
+	char	   *currency;		/* of the line, or NULL */
 	char	   *event;			/* of the machine, or NULL */
 	Datum		ours;			/* jsonb */
 	Datum		theirs;
@@ -119,19 +120,19 @@ static const Template statement_by_id = {
 
 /*
  * Refunds of the payment that the provider calls $3 and we $4, which that was
- * not told of by their references; of the provider $2.
+ * not told of by their references; of the provider $2, in the currency $5.
  */
 static const Template unknown_refunds = {
 	"SELECT DISTINCT ON (o.reference) o.id, o.reference::text AS reference,"
 	" o.amount FROM cusown_ops.statement_line o"
 	" WHERE o.app_schema = $1 AND o.provider_ref = $3 AND o.kind = 'refund'"
-	" AND NOT EXISTS (SELECT FROM cusown_ops.payment_refund k"
+	" AND o.currency = $5 AND NOT EXISTS (SELECT FROM cusown_ops.payment_refund k"
 	" WHERE k.app_schema = $1 AND k.payment_id = $4"
 	" AND k.refund_ref = o.reference)"
 	" AND (SELECT s.provider FROM cusown_ops.statement s"
 	" WHERE s.app_schema = $1 AND s.id = o.statement_id) = $2"
 	" ORDER BY o.reference, o.id",
-	4, {NAMEOID, TEXTOID, TEXTOID, UUIDOID}
+	5, {NAMEOID, TEXTOID, TEXTOID, UUIDOID, TEXTOID}
 };
 
 /* ---------- what is found ---------- */
@@ -197,6 +198,7 @@ read_finding(const StreamedRow *row, Finding *finding)
 	finding->is_figure =
 		DatumGetBool(template_attribute(row, "is_figure", &isnull)) && !isnull;
 	finding->refunded = attribute_number(row, "their_total", NULL);
+	finding->currency = attribute_text(row, "currency");
 	finding->event = attribute_text(row, "event");
 	finding->ours = attribute_json(row, "ours", &finding->has_ours);
 	finding->theirs = attribute_json(row, "theirs", &finding->has_theirs);
@@ -311,7 +313,7 @@ static void
 find(Run *run, TemplateRow put)
 {
 	reconcile_match(&run->what, &reconcile_findings, put, run);
-	reconcile_let_go();
+	reconcile_let_go(run->what.payments);
 }
 
 /* ---------- what the machine does ---------- */
@@ -347,13 +349,14 @@ static int
 read_unknown_refunds(const Run *run, const Finding *finding,
 					 ToldRefund **refunds)
 {
-	Datum		values[4];
+	Datum		values[5];
 	uint64		rows;
 
 	values[0] = NameGetDatum(&run->what.app_schema);
 	values[1] = run->what.provider;
 	values[2] = CStringGetTextDatum(finding->provider_ref);
 	values[3] = UUIDPGetDatum(&finding->payment);
+	values[4] = CStringGetTextDatum(finding->currency);
 	rows = template_execute(NULL, &unknown_refunds, values, NULL, false);
 	*refunds = palloc(Max(rows, 1) * sizeof(ToldRefund));
 	for (uint64 row = 0; row < rows; row++)
@@ -726,6 +729,7 @@ summary_body(void *state)
 
 	prepare(run, relations_read);
 	reconcile_match(&run->what, &reconcile_totals, put_total, run);
+	reconcile_let_go(run->what.payments);
 }
 
 /*

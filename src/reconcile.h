@@ -9,6 +9,7 @@
 #define CUSOWN_RECONCILE_H
 
 #include "datatype/timestamp.h"
+#include "utils/tuplestore.h"
 #include "utils/uuid.h"
 
 #include "attention.h"
@@ -27,6 +28,7 @@ typedef struct Reconciliation
 	int			lines;
 	TimestampTz period_from;
 	TimestampTz period_until;
+	Tuplestorestate *payments;	/* those that it could be about */
 } Reconciliation;
 
 /* in templates: what a status, which may be null, says */
@@ -55,9 +57,9 @@ typedef struct Reconciliation
 extern const Template reconcile_findings;
 extern const Template reconcile_totals;
 extern void reconcile_gather(Reconciliation *reconciliation);
-extern void reconcile_gather_some(Binding *binding, const UuidList *payments);
-extern void reconcile_gather_named(Binding *binding, Datum lines);
-extern void reconcile_let_go(void);
+extern Tuplestorestate *reconcile_gather_some(Binding *binding, const UuidList *payments);
+extern Tuplestorestate *reconcile_gather_named(Binding *binding, Datum lines);
+extern void reconcile_let_go(Tuplestorestate *payments);
 extern void reconcile_match(const Reconciliation *reconciliation,
 							const Template *statement, TemplateRow put,
 							void *state);

@@ -53,22 +53,31 @@ static const AttentionKind *const kinds[] = {
 
 /* ---------- statements ---------- */
 
-/* the newest line about p, one that was captured before others */
-#define NEWEST_LINE(condition) \
-	"SELECT l.status, l.amount, l.currency, l.provider_ref, l.at, l.id" \
-	" FROM cusown_ops.statement_line l WHERE l.app_schema = $1" \
-	" AND l.kind = 'payment' AND " condition
+/* a provider tells of its own payments only; where that is bound */
+#define OF_PROVIDER(line, provider) \
+	"(" provider " IS NULL OR (SELECT s.provider FROM cusown_ops.statement s" \
+	" WHERE s.app_schema = $1 AND s.id = " line ".statement_id) = " provider ")"
 
-/* what all statements tell of the refunds of l, each once */
-#define TOLD_REFUNDS \
+/* lines about p; how they are known */
+#define LINE_ABOUT(how, condition) \
+	"SELECT l.status, l.amount, l.currency, l.provider_ref, l.at, l.id," \
+	" " how " AS how FROM cusown_ops.statement_line l WHERE l.app_schema = $1" \
+	" AND l.kind = 'payment' AND " condition " AND " \
+	OF_PROVIDER("l", "p.provider")
+
+/* what all statements of the provider tell of the refunds of l, each once */
+#define TOLD_REFUNDS(provider) \
 	"GREATEST(COALESCE((SELECT (pg_catalog.sum(d.amount))::int8" \
 	" FROM (SELECT DISTINCT ON (r.reference) r.reference, r.amount" \
 	" FROM cusown_ops.statement_line r WHERE r.app_schema = $1" \
 	" AND r.provider_ref = l.provider_ref AND r.kind = 'refund'" \
+	" AND (l.currency IS NULL OR r.currency = l.currency)" \
+	" AND " OF_PROVIDER("r", provider) \
 	" ORDER BY r.reference) d), 0)," \
 	" COALESCE((SELECT pg_catalog.max(r.refunded)" \
 	" FROM cusown_ops.statement_line r WHERE r.app_schema = $1" \
-	" AND r.provider_ref = l.provider_ref AND r.kind = 'payment'), 0))"
+	" AND r.provider_ref = l.provider_ref AND r.kind = 'payment'" \
+	" AND " OF_PROVIDER("r", provider) "), 0))"
 
 #define OUR_REFUNDS \
 	"CASE WHEN p.status = 'refunded' THEN" \
@@ -77,15 +86,18 @@ static const AttentionKind *const kinds[] = {
 	" FROM cusown_ops.payment_refund k WHERE k.app_schema = $1" \
 	" AND k.payment_id = p.id), 0) END"
 
-/* of the payments $3, which are gathered; $1 app_schema, $2 kind */
+/*
+ * Of the payments $3, which are gathered; $1 app_schema, $2 kind.  The line that
+ * counts is chosen as by reconcile_match.c, the newest of those that are alike.
+ */
 static const Template still_mismatched = {
 	"WITH " RECONCILE_AGAIN
 	" SELECT p.id FROM app_payment p LEFT JOIN LATERAL (SELECT n.* FROM ("
-	NEWEST_LINE("l.provider_ref = p.provider_ref") " UNION ALL "
-	NEWEST_LINE("l.provider_ref = p.transaction_id") " UNION ALL "
-	NEWEST_LINE("l.order_ref = p.order_ref") " UNION ALL "
-	NEWEST_LINE("l.receipt = p.id") ") n"
-	" ORDER BY n.status <> 'completed', n.at DESC, n.id DESC LIMIT 1) l"
+	LINE_ABOUT("1", "l.provider_ref = p.provider_ref") " UNION ALL "
+	LINE_ABOUT("2", "l.order_ref = p.order_ref") " UNION ALL "
+	LINE_ABOUT("2", "l.receipt = p.id") " UNION ALL "
+	LINE_ABOUT("3", "l.provider_ref = p.transaction_id") ") n"
+	" ORDER BY n.status <> 'completed', n.how, n.at DESC, n.id DESC LIMIT 1) l"
 	" ON true WHERE p.id = ANY ($3) AND CASE"
 	" WHEN $2 = 'reconcile_missing_at_provider' THEN (l.id IS NULL"
 	" OR EXISTS (SELECT FROM again a WHERE a.id = p.id)) AND " RECONCILE_COMPLETED("p.status")
@@ -95,27 +107,36 @@ static const Template still_mismatched = {
 	" WHEN $2 = 'reconcile_amount_mismatch' THEN"
 	" (l.amount = p.amount) IS NOT TRUE"
 	" WHEN $2 = 'reconcile_currency_mismatch' THEN"
-	" (l.currency = p.currency) IS NOT TRUE"
+	" (l.currency = p.currency) IS NOT TRUE OR EXISTS (SELECT"
+	" FROM cusown_ops.statement_line r WHERE r.app_schema = $1"
+	" AND r.provider_ref = COALESCE(l.provider_ref, p.provider_ref)"
+	" AND r.kind = 'refund' AND r.currency <> p.currency"
+	" AND " OF_PROVIDER("r", "p.provider") ")"
 	" WHEN $2 = 'reconcile_refund_mismatch' THEN COALESCE((SELECT"
-	" " TOLD_REFUNDS " FROM (SELECT COALESCE(l.provider_ref, p.provider_ref)"
-	" AS provider_ref) l), 0) <> " OUR_REFUNDS
+	" " TOLD_REFUNDS("p.provider") " FROM (SELECT"
+	" COALESCE(l.provider_ref, p.provider_ref) AS provider_ref,"
+	" COALESCE(p.currency, l.currency) AS currency) l), 0) <> " OUR_REFUNDS
 	" WHEN l.status = 'completed' THEN NOT (" RECONCILE_COMPLETED("p.status") ")"
 	" WHEN l.status = 'processing' THEN " RECONCILE_COMPLETED("p.status")
 	" ELSE NOT (" RECONCILE_GIVEN_UP("p.status") ") END",
 	3, {NAMEOID, TEXTOID, UUIDARRAYOID}
 };
 
+#define KNOWN(condition) \
+	"EXISTS (SELECT FROM app_payment p WHERE " condition \
+	" AND (p.provider IS NULL OR p.provider = l.provider))"
+
 /* of the lines $2 those that no payment gathered is known for; $3 kind */
 static const Template still_unknown = {
-	"SELECT l.id FROM cusown_ops.statement_line l WHERE l.app_schema = $1"
-	" AND l.id = ANY ($2) AND NOT EXISTS (SELECT FROM app_payment p"
-	" WHERE p.provider_ref = l.provider_ref)"
+	"SELECT l.id FROM (SELECT l.*, (SELECT s.provider FROM cusown_ops.statement s"
+	" WHERE s.app_schema = $1 AND s.id = l.statement_id) AS provider"
+	" FROM cusown_ops.statement_line l WHERE l.app_schema = $1"
+	" AND l.id = ANY ($2)) l WHERE NOT " KNOWN("p.provider_ref = l.provider_ref")
 	" AND CASE WHEN $3 = 'reconcile_missing_in_app' THEN"
-	" NOT EXISTS (SELECT FROM app_payment p WHERE p.order_ref = l.order_ref)"
-	" AND NOT EXISTS (SELECT FROM app_payment p WHERE p.id = l.receipt)"
-	" AND NOT EXISTS (SELECT FROM app_payment p"
-	" WHERE p.transaction_id = l.provider_ref)"
-	" ELSE " TOLD_REFUNDS " < l.amount END",
+	" NOT " KNOWN("p.order_ref = l.order_ref")
+	" AND NOT " KNOWN("p.id = l.receipt")
+	" AND NOT " KNOWN("p.transaction_id = l.provider_ref")
+	" ELSE " TOLD_REFUNDS("l.provider") " < l.amount END",
 	3, {NAMEOID, INT8ARRAYOID, TEXTOID}
 };
 
@@ -164,17 +185,18 @@ payments_still_there(Binding *binding, const AttentionKind *kind,
 {
 	Datum		values[3];
 	NameData	app_schema;
+	Tuplestorestate *payments;
 	uint64		rows;
 
 	namestrcpy(&app_schema, binding->app_schema);
 	values[0] = NameGetDatum(&app_schema);
 	values[1] = CStringGetTextDatum(kind->name);
 	values[2] = uuid_list_datum(ids);
-	reconcile_gather_some(binding, ids);
+	payments = reconcile_gather_some(binding, ids);
 	rows = template_execute(NULL, &still_mismatched, values, NULL, false);
 	uuid_list_append_column(there, rows, "id");
 	SPI_freetuptable(SPI_tuptable);
-	reconcile_let_go();
+	reconcile_let_go(payments);
 }
 
 static void
@@ -183,13 +205,14 @@ lines_still_there(Binding *binding, const AttentionKind *kind,
 {
 	Datum		values[3];
 	NameData	app_schema;
+	Tuplestorestate *payments;
 	uint64		rows;
 
 	namestrcpy(&app_schema, binding->app_schema);
 	values[0] = NameGetDatum(&app_schema);
 	values[1] = lines_of(ids);
 	values[2] = CStringGetTextDatum(kind->name);
-	reconcile_gather_named(binding, values[1]);
+	payments = reconcile_gather_named(binding, values[1]);
 	rows = template_execute(NULL, &still_unknown, values, NULL, false);
 	for (uint64 row = 0; row < rows; row++)
 	{
@@ -199,7 +222,7 @@ lines_still_there(Binding *binding, const AttentionKind *kind,
 		uuid_list_append(there, &id);
 	}
 	SPI_freetuptable(SPI_tuptable);
-	reconcile_let_go();
+	reconcile_let_go(payments);
 }
 
 /* AttentionStillThere */

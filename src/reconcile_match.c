@@ -15,7 +15,8 @@
  * does not agree; everything after it works on those few.  Of payments that
  * share a reference only one counts, a completed one first.  Of lines that are
  * about one payment a completed one counts; another completed one is a duplicate
- * capture, and one that failed is an attempt, which is no finding.
+ * capture, until it is refunded, and one that failed is an attempt, which is no
+ * finding.
  *
  * The planner knows nothing of a tuplestore but what we say of its size, once
  * and for all, as plans are kept: it is said to be big, so that it is hashed and
@@ -38,6 +39,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "payment_ref.h"
 #include "reconcile.h"
 
 /* the name of the tuplestore; see the templates */
@@ -53,9 +55,11 @@
 
 /* ---------- the application's payments ---------- */
 
-/* what is not bound is null; a currency is compared in upper case */
+/* what is not bound is null, who has no provider has none's name; a currency is compared in upper case */
 #define PAYMENT_COLUMNS \
 	"p.{payments.id} AS id, p.{payments.status}::text AS status," \
+	" COALESCE([COALESCE(p.{payments.provider}::text, ''::text), ]NULL::text)" \
+	" AS provider," \
 	" COALESCE([p.{payments.provider_ref}::text, ]NULL::text) AS provider_ref," \
 	" COALESCE([p.{payments.order_id}::text, ]NULL::text) AS order_ref," \
 	" COALESCE([p.{payments.transaction_id}::text, ]NULL::text)" \
@@ -151,12 +155,15 @@ static const Template names_of_some = {
 	" COALESCE(l.receipt, r.receipt) AS receipt," \
 	" COALESCE(l.status, 'completed') AS status, l.amount AS amount," \
 	" COALESCE(l.currency, r.currency) AS currency," \
+	" (r.currency <> r.other_currency OR l.currency <> r.currency) IS TRUE" \
+	" AS is_mixed," \
 	" COALESCE(l.at, r.at) AS at, l.refunded AS figure," \
 	" COALESCE(l.refunded, r.total) AS refunded" \
 	" FROM " LINES("payment") " l FULL JOIN (SELECT r.provider_ref," \
 	" pg_catalog.min(r.id) AS line_id," \
 	" (pg_catalog.sum(r.amount))::int8 AS total," \
 	" pg_catalog.min(r.currency) AS currency," \
+	" pg_catalog.max(r.currency) AS other_currency," \
 	" pg_catalog.min(r.order_ref) AS order_ref," \
 	" (pg_catalog.array_agg(r.receipt))[1] AS receipt," \
 	" pg_catalog.min(r.at) AS at" \
@@ -174,7 +181,8 @@ static const Template names_of_some = {
 	"p.id AS payment_id, p.status AS our_status, p.provider_ref AS our_ref," \
 	" p.amount AS our_amount, p.currency AS our_currency," \
 	" p.refunded AS our_refunded, p.refunded_at AS refunded_at," \
-	" p.created_at AS created_at, p.order_ref AS our_order"
+	" p.created_at AS created_at, p.order_ref AS our_order," \
+	" p.transaction_id AS our_transaction"
 
 /* most do: those are let go at once */
 #define AGREES \
@@ -189,50 +197,40 @@ static const Template names_of_some = {
 	AGREES " AS agrees" \
 	" FROM item i FULL JOIN pay p ON p.match_ref = i.provider_ref)," \
 	" one AS MATERIALIZED (SELECT j.line_id, j.is_payment, j.provider_ref," \
-	" j.order_ref, j.receipt, j.status, j.amount, j.currency, j.at," \
+	" j.order_ref, j.receipt, j.status, j.amount, j.currency, j.is_mixed, j.at," \
 	" j.figure, j.refunded, j.payment_id, j.our_status, j.our_ref," \
 	" j.our_amount, j.our_currency, j.our_refunded, j.refunded_at," \
-	" j.created_at, j.our_order, 1 AS how FROM joined j WHERE NOT j.agrees" \
+	" j.created_at, j.our_order, j.our_transaction, 1 AS how FROM joined j WHERE NOT j.agrees" \
 	" AND (j.line_id IS NOT NULL OR (j.created_at >= $7" \
 	" AND j.created_at < $8 AND " RECONCILE_COMPLETED("j.our_status") "))),"
 
 /* the last condition always holds; it tells the planner that they are few */
-#define LEFT_OVER(how, condition) \
-	"SELECT o.line_id, o.is_payment, o.provider_ref, o.order_ref, o.receipt," \
-	" o.status, o.amount, o.currency, o.at, o.figure, o.refunded, " \
-	OUR_COLUMNS ", " how " AS how FROM one o JOIN app_payment p ON " \
-	condition " WHERE o.payment_id IS NULL AND (o.line_id % 1) = 0"
+#define IS_LEFT_OVER "o.payment_id IS NULL AND (o.line_id % 1) = 0"
 
-/* of several the one that still waits for its money, the newest first */
+#define LEFT_OVER(how, payments, condition) \
+	"SELECT o.line_id, o.is_payment, o.provider_ref, o.order_ref, o.receipt," \
+	" o.status, o.amount, o.currency, o.is_mixed, o.at, o.figure, o.refunded, " \
+	OUR_COLUMNS ", " how " AS how FROM one o JOIN " payments " p ON " \
+	condition " WHERE " IS_LEFT_OVER
+
+/*
+ * Of several the one that still waits for its money, the newest first; of an
+ * order that is chosen before lines are joined: what stands for no order may be
+ * that of thousands on both sides.
+ */
 #define BY_OTHERS \
+	" by_order AS MATERIALIZED (SELECT p.* FROM (SELECT p.*," \
+	" pg_catalog.row_number() OVER (PARTITION BY p.order_ref ORDER BY " \
+	RECONCILE_COMPLETED("p.status") ", p.created_at DESC, p.id) AS place" \
+	" FROM app_payment p WHERE EXISTS (SELECT FROM one o" \
+	" WHERE o.order_ref = p.order_ref AND " IS_LEFT_OVER ")) p" \
+	" WHERE p.place < 2)," \
 	" two AS (SELECT t.*, pg_catalog.row_number() OVER (PARTITION BY" \
 	" t.line_id ORDER BY t.how, " RECONCILE_COMPLETED("t.our_status") "," \
 	" t.created_at DESC, t.payment_id) AS n FROM (" \
-	LEFT_OVER("2", "p.order_ref = o.order_ref") " UNION ALL " \
-	LEFT_OVER("2", "p.id = o.receipt") " UNION ALL " \
-	LEFT_OVER("3", "p.transaction_id = o.provider_ref") ") t),"
-
-/* an order that was paid already, by what the provider has another name for */
-#define PAID_BY_ANOTHER \
-	"(c.how = 2 AND " RECONCILE_COMPLETED("c.our_status") \
-	" AND c.our_ref <> c.provider_ref AND c.our_ref !~ '^pending-[0-9]*$'" \
-	" AND pg_catalog.lower(c.our_ref) <> c.payment_id::text) IS TRUE"
-
-/*
- * Each line once, and each payment once as nth = 1; further lines of a payment
- * are about something else.
- */
-#define PLACED \
-	" placed AS (SELECT c.*, pg_catalog.row_number() OVER (PARTITION BY" \
-	" CASE WHEN NOT c.another THEN c.payment_id END" \
-	" ORDER BY c.line_id IS NULL, (c.status = 'completed') IS NOT TRUE," \
-	" c.how, c.at, c.line_id) AS nth" \
-	" FROM (SELECT c.*, " PAID_BY_ANOTHER " AS another," \
-	" pg_catalog.row_number() OVER (PARTITION BY c.line_id" \
-	" ORDER BY c.payment_id IS NULL) AS choice" \
-	" FROM (SELECT o.*, 1::int8 AS n FROM one o" \
-	" UNION ALL SELECT t.* FROM two t WHERE t.n = 1) c) c" \
-	" WHERE c.line_id IS NULL OR c.choice = 1),"
+	LEFT_OVER("2", "by_order", "p.order_ref = o.order_ref") " UNION ALL " \
+	LEFT_OVER("2", "app_payment", "p.id = o.receipt") " UNION ALL " \
+	LEFT_OVER("3", "app_payment", "p.transaction_id = o.provider_ref") ") t),"
 
 /*
  * What the statements of the provider tell.  Whose a statement is is asked of
@@ -244,6 +242,49 @@ static const Template names_of_some = {
 	" AND (SELECT s.provider FROM cusown_ops.statement s" \
 	" WHERE s.app_schema = $1 AND s.id = o.statement_id) = $3"
 
+/*
+ * One statement tells of both: of the payment, as paid, by the reference that we
+ * have, and of this.  Two statements may name one payment in two ways.
+ */
+#define TOLD_BESIDE \
+	"c.our_ref <> c.provider_ref AND (" TOLD("true", "o.provider_ref = c.our_ref" \
+	" AND o.kind = 'payment' AND o.status = 'completed' AND EXISTS (SELECT" \
+	" FROM cusown_ops.statement_line d WHERE d.app_schema = $1" \
+	" AND d.statement_id = o.statement_id AND d.kind = 'payment'" \
+	" AND d.reference = c.provider_ref)") " LIMIT 1)"
+
+/* it has the provider's own reference, and that is another one */
+#define HAS_ANOTHER_REF \
+	"c.our_ref <> '' AND c.our_ref <> c.provider_ref" \
+	" AND c.our_ref !~ " PAYMENT_REF_PLACEHOLDER \
+	" AND pg_catalog.lower(c.our_ref) <> c.payment_id::text"
+
+/*
+ * What the provider has another name for: a second capture of what was paid
+ * already, or an attempt that was given up before the one that we know.
+ */
+#define ABOUT_ANOTHER \
+	"(c.how > 1 AND CASE WHEN " RECONCILE_COMPLETED("c.our_status") \
+	" THEN (c.how = 2 AND " HAS_ANOTHER_REF ") OR (" TOLD_BESIDE ")" \
+	" ELSE c.how = 2 AND " RECONCILE_GIVEN_UP("c.status") \
+	" AND " HAS_ANOTHER_REF " END) IS TRUE"
+
+/*
+ * Each line once, and each payment once as nth = 1; further lines of a payment
+ * are about something else.
+ */
+#define PLACED \
+	" placed AS (SELECT c.*, pg_catalog.row_number() OVER (PARTITION BY" \
+	" CASE WHEN NOT c.another THEN c.payment_id END" \
+	" ORDER BY c.line_id IS NULL, (c.status = 'completed') IS NOT TRUE," \
+	" c.how, c.at, c.line_id) AS nth" \
+	" FROM (SELECT c.*, " ABOUT_ANOTHER " AS another," \
+	" pg_catalog.row_number() OVER (PARTITION BY c.line_id" \
+	" ORDER BY c.payment_id IS NULL) AS choice" \
+	" FROM (SELECT o.*, 1::int8 AS n FROM one o" \
+	" UNION ALL SELECT t.* FROM two t WHERE t.n = 1) c) c" \
+	" WHERE c.line_id IS NULL OR c.choice = 1),"
+
 #define OF_THIS_PAYMENT "o.provider_ref = p.provider_ref AND "
 
 /* by another statement */
@@ -251,10 +292,12 @@ static const Template names_of_some = {
 	"COALESCE((" TOLD("false", condition " AND o.statement_id <> $2") \
 	" LIMIT 1), true)"
 
+/* an amount in another currency adds up to nothing */
 #define REFUND_LINES(condition) \
 	"COALESCE((SELECT (pg_catalog.sum(d.amount))::int8 FROM (" \
 	TOLD("DISTINCT ON (o.reference) o.amount, o.reference", \
-		 OF_THIS_PAYMENT "o.kind = 'refund'" condition) \
+		 OF_THIS_PAYMENT "o.kind = 'refund'" \
+		 " AND o.currency = p.currency" condition) \
 	" ORDER BY o.reference) d), 0)"
 
 /* refunds that the payment's own were not told of, by their references */
@@ -263,7 +306,10 @@ static const Template names_of_some = {
 				 " WHERE k.app_schema = $1 AND k.payment_id = p.payment_id" \
 				 " AND k.refund_ref = o.reference)")
 
-/* all refunds so far; a payment that another statement knows is not missing */
+/*
+ * All refunds so far; a payment that another statement knows is not missing, and
+ * what another one knows to be paid was so in the end: no status goes back.
+ */
 #define WEIGHED \
 	" weighed AS (SELECT p.*," \
 	" CASE WHEN p.payment_id IS NOT NULL AND p.status = 'completed' THEN" \
@@ -273,6 +319,9 @@ static const Template names_of_some = {
 	" p.line_id IS NOT NULL AND NOT p.is_payment AND NOT " \
 	NOT_TOLD("o.kind = 'payment' AND " OF_THIS_PAYMENT "true") \
 	" AS is_elsewhere," \
+	" p.status <> 'completed' AND NOT " \
+	NOT_TOLD("o.kind = 'payment' AND " OF_THIS_PAYMENT "o.status = 'completed'") \
+	" AS is_paid_elsewhere," \
 	" CASE WHEN p.our_status = 'refunded' THEN" \
 	" GREATEST(COALESCE(p.our_amount, 0), COALESCE(p.our_refunded, 0))" \
 	" ELSE COALESCE(p.our_refunded, (SELECT" \
@@ -282,7 +331,8 @@ static const Template names_of_some = {
 	" WHERE p.line_id IS NOT NULL OR (p.nth = 1 AND " \
 	NOT_TOLD("o.provider_ref = p.our_ref") " AND " \
 	NOT_TOLD("o.order_ref = p.our_order") " AND " \
-	NOT_TOLD("o.receipt = p.payment_id") ")),"
+	NOT_TOLD("o.receipt = p.payment_id") " AND " \
+	NOT_TOLD("o.provider_ref = p.our_transaction") ")),"
 
 /* currency before amount before status before refunds: one class each */
 #define JUDGED \
@@ -295,12 +345,14 @@ static const Template names_of_some = {
 	" THEN 'matched' WHEN w.status = 'processing' OR w.at > $4 THEN 'in_flight'" \
 	" ELSE 'missing_in_app' END" \
 	" WHEN w.another OR w.nth > 1 THEN" \
-	" CASE WHEN w.status = 'completed' THEN 'duplicate_capture'" \
+	" CASE WHEN w.is_payment AND w.status = 'completed'" \
+	" AND w.their_total < w.amount THEN 'duplicate_capture'" \
 	" ELSE 'matched' END" \
+	" WHEN w.is_paid_elsewhere THEN 'matched'" \
 	" WHEN " RECONCILE_GIVEN_UP("w.status") " THEN" \
 	" CASE WHEN " RECONCILE_GIVEN_UP("w.our_status") " THEN 'matched'" \
 	" ELSE 'status_mismatch' END" \
-	" WHEN $6 AND (w.currency = w.our_currency) IS NOT TRUE" \
+	" WHEN $6 AND (w.is_mixed OR (w.currency = w.our_currency) IS NOT TRUE)" \
 	" THEN 'currency_mismatch'" \
 	" WHEN $5 AND w.is_payment AND (w.amount = w.our_amount) IS NOT TRUE" \
 	" THEN 'amount_mismatch'" \
@@ -339,7 +391,7 @@ static const Template names_of_some = {
 const Template reconcile_findings = {
 	MATCH " SELECT p.class, p.payment_id, COALESCE(p.provider_ref, p.our_ref)"
 	" AS provider_ref, p.line_id, p.figure = p.their_total AS is_figure,"
-	" p.their_total, " EVENT " AS event,"
+	" p.their_total, p.currency::text AS currency, " EVENT " AS event,"
 	" CASE WHEN p.payment_id IS NOT NULL THEN pg_catalog.jsonb_strip_nulls("
 	"pg_catalog.jsonb_build_object('status', p.our_status,"
 	" 'provider_ref', p.our_ref, 'amount', p.our_amount,"
@@ -360,8 +412,9 @@ const Template reconcile_findings = {
 };
 
 /*
- * Each line and each payment once: theirs in the currency of the line, ours in
- * that of the payment.
+ * Each line and each payment once: theirs in the currency of the line, also a
+ * refund's that is not in the currency of what it refunds; ours in that of the
+ * payment.
  */
 const Template reconcile_totals = {
 	MATCH " SELECT u.class, u.currency::text AS currency,"
@@ -374,12 +427,18 @@ const Template reconcile_totals = {
 	" FROM (SELECT j.class, j.currency,"
 	" CASE WHEN j.is_payment THEN 1 ELSE 0 END AS theirs,"
 	" COALESCE(j.amount, 0) AS their_amount,"
-	" COALESCE(j.refunded, 0) AS their_refunds,"
+	" CASE WHEN j.is_mixed THEN 0 ELSE COALESCE(j.refunded, 0) END"
+	" AS their_refunds,"
 	" 0 AS ours, 0 AS our_amount, 0 AS our_refunds"
 	" FROM judged j WHERE j.line_id IS NOT NULL"
 	" UNION ALL SELECT j.class, COALESCE(j.our_currency, j.currency),"
 	" 0, 0, 0, 1, COALESCE(j.our_amount, 0), j.our_total FROM judged j"
 	" WHERE j.payment_id IS NOT NULL AND NOT j.another AND j.nth = 1"
+	" UNION ALL SELECT j.class, r.currency, 0, 0, r.total, 0, 0, 0"
+	" FROM judged j CROSS JOIN LATERAL (SELECT r.currency,"
+	" pg_catalog.sum(r.amount) AS total FROM " LINES("refund") " r"
+	" WHERE r.provider_ref = j.provider_ref GROUP BY r.currency) r"
+	" WHERE j.is_mixed"
 	" UNION ALL SELECT 'matched', j.currency, pg_catalog.count(*),"
 	" pg_catalog.sum(j.amount), 0, pg_catalog.count(*),"
 	" pg_catalog.sum(COALESCE(j.our_amount, 0)), 0"
@@ -398,10 +457,11 @@ typedef struct StoreColumn
 
 /* in the order of PAYMENT_COLUMNS */
 static const StoreColumn store_columns[] = {
-	{"id", UUIDOID}, {"status", TEXTOID}, {"provider_ref", TEXTOID},
-	{"order_ref", TEXTOID}, {"transaction_id", TEXTOID}, {"amount", INT8OID},
-	{"currency", TEXTOID}, {"refunded", INT8OID},
-	{"refunded_at", TIMESTAMPTZOID}, {"created_at", TIMESTAMPTZOID}
+	{"id", UUIDOID}, {"status", TEXTOID}, {"provider", TEXTOID},
+	{"provider_ref", TEXTOID}, {"order_ref", TEXTOID},
+	{"transaction_id", TEXTOID}, {"amount", INT8OID}, {"currency", TEXTOID},
+	{"refunded", INT8OID}, {"refunded_at", TIMESTAMPTZOID},
+	{"created_at", TIMESTAMPTZOID}
 };
 
 /* names are compared byte by byte, as those of lines are */
@@ -428,8 +488,8 @@ keep_payment(const StreamedRow *row, void *state)
 	tuplestore_puttupleslot(state, row->slot);
 }
 
-/* app_payment, until it is let go or SPI is finished */
-static void
+/* app_payment, until it is let go */
+static Tuplestorestate *
 gather(Binding *binding, const Template *statement, const Datum *values,
 	   bool read_only)
 {
@@ -448,13 +508,16 @@ gather(Binding *binding, const Template *statement, const Datum *values,
 	if (code < 0)
 		elog(ERROR, "SPI_register_relation failed: %s",
 			 SPI_result_code_string(code));
+	return store;
 }
 
+/* its file would be open still when the statement ends */
 void
-reconcile_let_go(void)
+reconcile_let_go(Tuplestorestate *payments)
 {
 	if (SPI_unregister_relation(STORE_NAME) < 0)
 		elog(ERROR, "SPI_unregister_relation failed");
+	tuplestore_end(payments);
 }
 
 /* sets the three arrays of names, which live as long as the rows returned */
@@ -486,8 +549,9 @@ gather_by_lines(Reconciliation *reconciliation)
 	values[0] = reconciliation->provider;
 	values[4] = TimestampTzGetDatum(reconciliation->period_from);
 	values[5] = TimestampTzGetDatum(reconciliation->period_until);
-	gather(reconciliation->binding, &payments_of_lines, values,
-		   reconciliation->read_only);
+	reconciliation->payments = gather(reconciliation->binding,
+									  &payments_of_lines, values,
+									  reconciliation->read_only);
 	SPI_freetuptable(names);
 }
 
@@ -497,31 +561,35 @@ reconcile_gather(Reconciliation *reconciliation)
 	if (reconciliation->lines <= FEW_LINES)
 		gather_by_lines(reconciliation);
 	else
-		gather(reconciliation->binding, &all_payments,
-			   &reconciliation->provider, reconciliation->read_only);
+		reconciliation->payments = gather(reconciliation->binding,
+										  &all_payments,
+										  &reconciliation->provider,
+										  reconciliation->read_only);
 }
 
-void
+Tuplestorestate *
 reconcile_gather_some(Binding *binding, const UuidList *payments)
 {
 	Datum		values[1];
 
 	values[0] = uuid_list_datum(payments);
-	gather(binding, &payments_by_id, values, false);
+	return gather(binding, &payments_by_id, values, false);
 }
 
 /* those that the lines, an int8[], are about */
-void
+Tuplestorestate *
 reconcile_gather_named(Binding *binding, Datum lines)
 {
 	Datum		values[3];
 	NameData	app_schema;
 	SPITupleTable *names;
+	Tuplestorestate *payments;
 
 	namestrcpy(&app_schema, binding->app_schema);
 	names = read_names(&names_of_some, &app_schema, lines, false, values);
-	gather(binding, &payments_named, values, false);
+	payments = gather(binding, &payments_named, values, false);
 	SPI_freetuptable(names);
+	return payments;
 }
 
 static void

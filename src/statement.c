@@ -569,14 +569,11 @@ check_provider(const char *provider)
 				 errmsg("provider must have from 1 to %d bytes", MAX_PROVIDER)));
 }
 
-static int64
-load(FunctionCallInfo fcinfo, Loading *loading)
+/* error_context_stack: the caller's statement holds the report, with whoever paid */
+static void
+hide_statement(void *arg)
 {
-	loading->provider = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	check_provider(loading->provider);
-	loading->format = statement_format(text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	verb_run(load_body, loading, false);
-	return loading->id;
+	errhidestmt(true);
 }
 
 static void
@@ -586,6 +583,38 @@ check_arguments(FunctionCallInfo fcinfo, const char *verb, const char *third)
 	verb_check_not_null(fcinfo, 0, "provider");
 	verb_check_not_null(fcinfo, 1, "format");
 	verb_check_not_null(fcinfo, 2, third);
+}
+
+typedef void (*TakeReport) (FunctionCallInfo fcinfo, Loading *loading);
+
+static int64
+load(FunctionCallInfo fcinfo, const char *verb, const char *third,
+	 TakeReport take_report)
+{
+	Loading		loading = {0};
+	ErrorContextCallback hide = {error_context_stack, hide_statement, NULL};
+
+	error_context_stack = &hide;
+	check_arguments(fcinfo, verb, third);
+	loading.provider = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	check_provider(loading.provider);
+	loading.format = statement_format(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	take_report(fcinfo, &loading);
+	verb_run(load_body, &loading, false);
+	error_context_stack = hide.previous;
+	return loading.id;
+}
+
+static void
+take_json(FunctionCallInfo fcinfo, Loading *loading)
+{
+	loading->json = PG_GETARG_JSONB_P(2);
+}
+
+static void
+take_csv(FunctionCallInfo fcinfo, Loading *loading)
+{
+	loading->csv = text_to_cstring(PG_GETARG_TEXT_PP(2));
 }
 
 /*
@@ -605,11 +634,8 @@ check_arguments(FunctionCallInfo fcinfo, const char *verb, const char *third)
 Datum
 cusown_load_statement(PG_FUNCTION_ARGS)
 {
-	Loading		loading = {0};
-
-	check_arguments(fcinfo, "cusown_load_statement", "statement");
-	loading.json = PG_GETARG_JSONB_P(2);
-	PG_RETURN_INT64(load(fcinfo, &loading));
+	PG_RETURN_INT64(load(fcinfo, "cusown_load_statement", "statement",
+						 take_json));
 }
 
 /*
@@ -621,11 +647,8 @@ cusown_load_statement(PG_FUNCTION_ARGS)
 Datum
 cusown_load_statement_csv(PG_FUNCTION_ARGS)
 {
-	Loading		loading = {0};
-
-	check_arguments(fcinfo, "cusown_load_statement_csv", "csv");
-	loading.csv = text_to_cstring(PG_GETARG_TEXT_PP(2));
-	PG_RETURN_INT64(load(fcinfo, &loading));
+	PG_RETURN_INT64(load(fcinfo, "cusown_load_statement_csv", "csv",
+						 take_csv));
 }
 
 /* whether a statement of the application has this line, and it tells of money */

@@ -129,7 +129,7 @@ COMMENT ON FUNCTION @extschema@.cusown_load_statement(text, text, jsonb) IS
 provider: whose it is, as payments.provider has it.
 format: razorpay_settlement (combined settlement report: entity_id, type, amount, currency, created_at, payment_id of a refund; also fee, tax, order_id, order_receipt, settlement_utr) or generic (provider_ref, status, amount, currency, at; also order_ref, refund_amount).
 statement: an array of objects, or an object with the array items. Amounts are gross, in minor units; created_at is in unix seconds, at also in ISO 8601, UTC where no zone is given; refund_amount is all that was refunded so far. Other fields are not kept.
-Returns the statement''s id; of the same lines loaded again, that of the first time.
+Returns the statement''s id; of the same lines loaded again, that of the first time. No error shows or logs what is in the report; log_statement and log_min_duration_statement would.
 Errors: UO010 a row is malformed, or there are none; nothing is kept; UO001 no application attached; 22023 provider or format unknown; 22004 null; 54000 more than 2000000 rows; 25006 standby or read-only transaction; 0A000 not READ COMMITTED.
 Locks: none of the application; waits for whoever loads the same statement.
 Source: runbook Payment Mismatch, step 3.';

@@ -6,6 +6,8 @@
 # and no reference counts twice; no booking and no slot was touched; nothing
 # deadlocked.
 #
+# Then reports that are refused: what is in them is in no log.
+#
 # STRESS_SECONDS sets how long it lasts.
 
 use strict;
@@ -151,6 +153,13 @@ empty(q{(SELECT entity_id FROM cusown_ops.attention WHERE kind = 'paid_cancelled
 	'what is paid for nothing is on the worklist, and nothing else');
 is($node->safe_psql('app', $untouched), $before, 'no booking and no slot was touched');
 unlike(slurp_file($node->logfile), qr/(?:ERROR|WARNING|FATAL|PANIC):|TRAP:|terminated by signal/, 'the server has nothing to complain of');
+
+my $reports = q{SELECT cusown_load_statement_csv('upi', 'generic', E'provider_ref,status,amount,currency,at,email\nu1,captured,12.5,INR,1,asha@example.com');
+	SELECT cusown_load_statement('upi', 'generic', '[{"provider_ref": "u1", "email": "asha@example.com"}]');
+	SELECT cusown_load_statement_csv('upi', 'email\nasha@example.com', 'generic');
+	SELECT cusown_load_statement(NULL, 'generic', '[{"email": "asha@example.com"}]');};
+is(scalar(() = ($node->psql('app', $reports, on_error_stop => 0))[2] =~ /ERROR:/g), 4, 'malformed reports are refused');
+unlike(slurp_file($node->logfile), qr/asha/, 'and not written to the log');
 
 $node->stop;
 done_testing();
