@@ -83,6 +83,8 @@ const CanonicalName attach_names[] = {
 	{"payments", "order_id", TYPE_TEXT, OPTIONAL, NULL},
 	{"payments", "transaction_id", TYPE_TEXT, OPTIONAL, NULL},
 	{"payments", "webhook_payload_hash", TYPE_TEXT, OPTIONAL, NULL},
+	{"payments", "webhook_received_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
+	{"payments", "webhook_signature", TYPE_TEXT, OPTIONAL, NULL},
 	{"payments", "expires_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
 	{"payments", "updated_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},
 	{"payments", "verified_at", TYPE_TIMESTAMPTZ, OPTIONAL, NULL},

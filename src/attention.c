@@ -195,7 +195,7 @@ static const Template wait_for_payment = {
 };
 
 /* a table of ours: what is gone from it, its still-there query tells */
-static const Template existing_lines = {
+static const Template existing_rows = {
 	"SELECT u.id FROM pg_catalog.unnest($1) AS u (id)",
 	1, {UUIDARRAYOID}
 };
@@ -214,7 +214,8 @@ static const Entity entities[] = {
 	{ENTITY_SLOT, "slots", &lock_slots, &existing_slots, &wait_for_slot},
 	{ENTITY_BUSINESS, "businesses", NULL, &existing_businesses, NULL},
 	{ENTITY_PAYMENT, "payments", &lock_payments, &existing_payments, &wait_for_payment},
-	{ENTITY_STATEMENT_LINE, NULL, NULL, &existing_lines, NULL},
+	{ENTITY_STATEMENT_LINE, NULL, NULL, &existing_rows, NULL},
+	{ENTITY_WEBHOOK_EVENT, NULL, NULL, &existing_rows, NULL},
 };
 
 static const Template entry_by_id = {
@@ -230,6 +231,58 @@ static const Template close_by_hand = {
 	" WHERE a.id = $1 AND a.closed_at IS NULL",
 	2, {INT8OID, TEXTOID}
 };
+
+/* ---------- rows of our own as entities ---------- */
+
+/* the last six bytes are the number */
+#define NUMBER_BYTES 6
+
+pg_uuid_t
+attention_numbered(int64 number)
+{
+	pg_uuid_t	id = {{0}};
+
+	for (int i = 0; i < NUMBER_BYTES; i++)
+		id.data[UUID_LEN - 1 - i] = (unsigned char) (number >> (8 * i));
+	return id;
+}
+
+static int64
+number_of(const pg_uuid_t *id)
+{
+	int64		number = 0;
+
+	for (int i = NUMBER_BYTES; i > 0; i--)
+		number = (number << 8) | id->data[UUID_LEN - i];
+	return number;
+}
+
+/* an int8[] */
+Datum
+attention_numbers(const UuidList *ids)
+{
+	Datum	   *numbers = palloc(ids->count * sizeof(Datum));
+
+	for (int i = 0; i < ids->count; i++)
+		numbers[i] = Int64GetDatum(number_of(&ids->items[i]));
+	return PointerGetDatum(construct_array(numbers, ids->count, INT8OID,
+										   sizeof(int64), FLOAT8PASSBYVAL,
+										   TYPALIGN_DOUBLE));
+}
+
+/* of the last result */
+void
+attention_append_numbered(UuidList *list, uint64 rows, const char *column)
+{
+	for (uint64 row = 0; row < rows; row++)
+	{
+		bool		isnull;
+		Datum		number = template_column(row, column, &isnull);
+		pg_uuid_t	id = attention_numbered(DatumGetInt64(number));
+
+		uuid_list_append(list, &id);
+	}
+}
 
 static const Entity *
 entity_named(const char *name)
@@ -396,17 +449,6 @@ attention_backed_off(Binding *binding, const AttentionKind *const *kinds,
 	SPI_freetuptable(SPI_tuptable);
 }
 
-/* appends those of ids that are not in there */
-static void
-append_missing(UuidList *missing, const UuidList *ids, UuidList *there)
-{
-	for (int i = 0; i < ids->count; i++)
-	{
-		if (!uuid_list_contains(there, &ids->items[i]))
-			uuid_list_append(missing, &ids->items[i]);
-	}
-}
-
 /*
  * Those of ids that the worklist does not keep back.  An entry that is closed by
  * hand keeps back only where that is asked for.
@@ -421,7 +463,7 @@ attention_fresh(Binding *binding, const AttentionKind *const *kinds,
 
 	attention_backed_off(binding, kinds, ids, as_of, &backed_off,
 						 closed_too ? &backed_off : &closed);
-	append_missing(&fresh, ids, &backed_off);
+	uuid_list_append_missing(&fresh, ids, &backed_off);
 	return fresh;
 }
 
@@ -502,7 +544,7 @@ attention_recheck(Binding *binding, const AttentionKind *kind,
 		return;
 
 	still_there(binding, kind, &open, &there);
-	append_missing(&seemingly_gone, &open, &there);
+	uuid_list_append_missing(&seemingly_gone, &open, &there);
 	if (seemingly_gone.count > 0)
 		surely_gone(binding, kind, &seemingly_gone, still_there, &gone);
 	if (gone.count > 0)

@@ -19,7 +19,9 @@
 #define ENTITY_SLOT "slot"
 #define ENTITY_BUSINESS "business"
 #define ENTITY_PAYMENT "payment"
-#define ENTITY_STATEMENT_LINE "statement_line"	/* our own; see reconcile.h */
+/* rows of our own, by their numbers; see attention_numbered() */
+#define ENTITY_STATEMENT_LINE "statement_line"
+#define ENTITY_WEBHOOK_EVENT "webhook_event"
 
 typedef struct AttentionKind
 {
@@ -46,6 +48,10 @@ typedef void (*AttentionStillThere) (Binding *binding,
 									 const AttentionKind *kind,
 									 const UuidList *ids, UuidList *there);
 
+extern pg_uuid_t attention_numbered(int64 number);
+extern Datum attention_numbers(const UuidList *ids);
+extern void attention_append_numbered(UuidList *list, uint64 rows,
+									  const char *column);
 extern void attention_lock(Binding *binding, const char *entity,
 						   const UuidList *ids, UuidList *locked);
 extern uint64 attention_open(Binding *binding, const AttentionKind *kind,

@@ -38,11 +38,11 @@ COMMENT ON COLUMN cusown_ops.attention.id IS
 COMMENT ON COLUMN cusown_ops.attention.app_schema IS
 'schema of the attached application';
 COMMENT ON COLUMN cusown_ops.attention.kind IS
-'paid_pending: a booking is due to expire but paid; unexpirable: a booking is due to expire but cannot be cancelled; expiry_failed: a trigger refused to let it be cancelled; hold_without_end: a slot is reserved without an end; release_failed: a trigger refused to let a slot go whose hold is over; unmarkable, no_show_failed: a CHECK, a trigger refused to let a booking be marked as no-show; unknown_time_zone: a business''s time zone is not known; unresolvable: a CHECK or a trigger refused to let a booking be cancelled that stands in another one''s way; refund_due: a booking that will not take place has a completed payment; repair_failed: a trigger refused to let a slot be brought back to what its bookings say; paid_cancelled: a payment was completed whose booking was cancelled or rejected; payment_expiry_failed: a trigger refused to let a payment expire; reconcile_…: a finding of that class of cusown_reconcile(), that the state machine may not mend';
+'paid_pending: a booking is due to expire but paid; unexpirable: a booking is due to expire but cannot be cancelled; expiry_failed: a trigger refused to let it be cancelled; hold_without_end: a slot is reserved without an end; release_failed: a trigger refused to let a slot go whose hold is over; unmarkable, no_show_failed: a CHECK, a trigger refused to let a booking be marked as no-show; unknown_time_zone: a business''s time zone is not known; unresolvable: a CHECK or a trigger refused to let a booking be cancelled that stands in another one''s way; refund_due: a booking that will not take place has a completed payment; repair_failed: a trigger refused to let a slot be brought back to what its bookings say; paid_cancelled: a payment was completed whose booking was cancelled or rejected; payment_expiry_failed: a trigger refused to let a payment expire; reconcile_…: a finding of that class of cusown_reconcile(), that the state machine may not mend; duplicate_capture: a booking, or a payment, was paid twice; webhook_mismatch: an event tells another amount or currency, or of a reference that several payments have; unmatched_webhook: no payment came for an event; webhook_failed: a trigger refused what a parked event does';
 COMMENT ON COLUMN cusown_ops.attention.entity IS
-'what entity_id names: booking, slot, payment, business, statement_line';
+'what entity_id names: booking, slot, payment, business, statement_line, webhook_event';
 COMMENT ON COLUMN cusown_ops.attention.entity_id IS
-'id of the entity; of a statement_line its number, the last 12 digits, in hexadecimal';
+'id of the entity; of a statement_line or webhook_event its number, the last 12 digits, in hexadecimal';
 COMMENT ON COLUMN cusown_ops.attention.runbook IS
 'the runbook to open';
 COMMENT ON COLUMN cusown_ops.attention.sqlstate IS

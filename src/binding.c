@@ -7,8 +7,8 @@
  * application schema, resolves every name against the catalogs and keeps the
  * result until something it was read from changes:
  *
- * - our own table: its statement trigger cusown_ops.invalidate_binding sends
- *   a relcache invalidation for it;
+ * - our own table, or another one of which something is kept here: its statement
+ *   trigger cusown_ops.invalidate_binding sends a relcache invalidation;
  * - a bound relation: DDL on it sends one by itself;
  * - a schema: DDL on it invalidates the namespace cache.
  *
@@ -129,11 +129,18 @@ binding_init(void)
 	CacheRegisterSyscacheCallback(NAMESPACEOID, namespace_changed, (Datum) 0);
 }
 
+static Oid
+binding_table(void)
+{
+	return get_relname_relid("binding",
+							 get_namespace_oid(CUSOWN_SCHEMA, false));
+}
+
 /*
  * cusown_ops.invalidate_binding() RETURNS trigger
  *
- * AFTER statement trigger of our configuration tables: makes every backend
- * read them anew.
+ * AFTER statement trigger of our configuration tables, whose rows are kept with
+ * the binding: makes every backend read it anew.
  */
 Datum
 cusown_invalidate_binding(PG_FUNCTION_ARGS)
@@ -143,15 +150,8 @@ cusown_invalidate_binding(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function was not called by trigger manager")));
 
-	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
+	CacheInvalidateRelcacheByRelid(binding_table());
 	return PointerGetDatum(NULL);
-}
-
-static Oid
-binding_table(void)
-{
-	return get_relname_relid("binding",
-							 get_namespace_oid(CUSOWN_SCHEMA, false));
 }
 
 /*

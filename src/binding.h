@@ -35,6 +35,7 @@ typedef struct Binding
 	char	   *app_schema;
 	List	   *relations;		/* of BoundRelation */
 	HTAB	   *plans;			/* plans of template.c, by template */
+	List	   *webhook_providers;	/* of webhook_event.c */
 	bool		stale;			/* something it was read from has changed */
 	int			users;			/* calls that hold it; a trigger may re-enter
 								 * us */

@@ -17,8 +17,9 @@
  * is none, as data_corrected.
  *
  * Locking protocol: interactive verbs wait.  The payment is locked FOR UPDATE;
- * then, when it becomes completed, its booking FOR SHARE: whoever is cancelling
- * that is waited for, so that money for nothing is not overlooked.  A worklist
+ * then, when it becomes completed, its booking FOR NO KEY UPDATE: whoever is
+ * cancelling that, or paying for it by another payment, is waited for, so that
+ * neither money for nothing nor money that came twice is overlooked.  A worklist
  * row is written under the payment's lock.
  *
  *-------------------------------------------------------------------------
@@ -47,7 +48,6 @@
 #include "verb.h"
 
 #define PAYMENT_VERB "payment_transition"
-#define PAYMENT_SOURCE "manual"
 
 /* a verified refund takes two */
 #define MAX_STEPS 2
@@ -70,8 +70,7 @@ static const char *const relations_used[] = {
 
 PG_FUNCTION_INFO_V1(cusown_payment_transition);
 
-pg_noreturn static void not_allowed(const PaymentCall *call,
-									const char *event);
+pg_noreturn static void not_allowed(const PaymentCall *call);
 
 /* ---------- statements ---------- */
 
@@ -80,6 +79,7 @@ static const Template lock_payment = {
 	" p.{payments.booking_id} AS booking_id"
 	"[, p.{payments.provider_ref}::text AS provider_ref]"
 	"[, p.{payments.amount}::int8 AS amount]"
+	"[, p.{payments.currency}::text AS currency]"
 	"[, p.{payments.refund_amount}::int8 AS refunded]"
 	" FROM {payments} p WHERE p.{payments.id} = $1 FOR UPDATE",
 	1, {UUIDOID},.planned_once = true
@@ -87,7 +87,7 @@ static const Template lock_payment = {
 
 static const Template lock_booking = {
 	"SELECT b.{bookings.status}::text AS status FROM {bookings} b"
-	" WHERE b.{bookings.id} = $1 FOR SHARE",
+	" WHERE b.{bookings.id} = $1 FOR NO KEY UPDATE",
 	1, {UUIDOID},.planned_once = true
 };
 
@@ -103,14 +103,20 @@ static const Template still_paid_for_nothing = {
 /*
  * A step: $1 payment, $2 the status that it has, $3 the one that it gets, $4
  * actor, $5 reason, $6 provider_ref, $7 metadata, $8 action of the audit row, $9
- * what the actor is, $10 how it was verified, or what is refunded.  A trigger
- * that turns the status elsewhere leaves it without audit rows, and us with an
- * error.
+ * what the actor is, $10 how it was verified, or what is refunded, $11 hash of a
+ * webhook's body and $12 its signature.  A trigger that turns the status elsewhere
+ * leaves it without audit rows, and us with an error.
  */
 #define CHANGE_PAYMENT(columns) \
 	"WITH changed AS (UPDATE {payments} p SET" \
 	" {payments.status} := CAST ($3 AS {^payments.status})" columns \
 	"[, {payments.updated_at} := pg_catalog.now()]" \
+	"[, {payments.webhook_payload_hash} :=" \
+	" coalesce($11, p.{payments.webhook_payload_hash})]" \
+	"[, {payments.webhook_signature} :=" \
+	" coalesce($12, p.{payments.webhook_signature})]" \
+	"[, {payments.webhook_received_at} := CASE WHEN $11 IS NOT NULL" \
+	" THEN pg_catalog.now() ELSE p.{payments.webhook_received_at} END]" \
 	" WHERE p.{payments.id} = $1 AND p.{payments.status}::text = $2" \
 	" RETURNING p.{payments.id} AS id, p.{payments.status}::text AS status)"
 
@@ -145,7 +151,7 @@ static const Template still_paid_for_nothing = {
 					"[{?audit_logs.actor_id}, r.actor]")
 
 #define STEP_ARGS(last) \
-	10, {UUIDOID, TEXTOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, last}, .planned_once = true
+	12, {UUIDOID, TEXTOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, last, TEXTOID, TEXTOID}, .planned_once = true
 
 static const Template complete = {
 	CHANGE_PAYMENT("[, {payments.verified_at} := pg_catalog.now()]"
@@ -187,6 +193,14 @@ static const Template move_and_audit = {
 	STEP_ARGS(TEXTOID)
 };
 
+/* the status stays; $2 is bound, or there would be nothing to keep */
+static const Template keep_reference = {
+	"UPDATE {payments} p SET {payments.provider_ref} := $2"
+	"[, {payments.updated_at} := pg_catalog.now()]"
+	" WHERE p.{payments.id} = $1",
+	2, {UUIDOID, TEXTOID},.planned_once = true
+};
+
 /* how a status is reached */
 typedef struct Way
 {
@@ -223,12 +237,12 @@ set_status(PaymentStatus *status, const char *name)
 /* ---------- what is refused ---------- */
 
 static void
-not_allowed(const PaymentCall *call, const char *event)
+not_allowed(const PaymentCall *call)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_CUSOWN_TRANSITION),
 			 errmsg("event \"%s\" is not allowed for payment %s, which is %s",
-					event, verb_uuid_text(&call->id),
+					call->event, verb_uuid_text(&call->id),
 					is_status(&call->status, "") ? "without a status" :
 					call->status.text),
 			 errhint("The view cusown_ops.state_machine shows what is allowed.")));
@@ -265,9 +279,9 @@ read_amount(const char *column, bool *found)
 	return isnull ? 0 : DatumGetInt64(value);
 }
 
-/* a row that we have waited for is read as it is now */
-static void
-lock(PaymentCall *call)
+/* waits for the payment; a row that we have waited for is read as it is now */
+void
+payment_lock(PaymentCall *call)
 {
 	Datum		values[1];
 	bool		found;
@@ -285,6 +299,7 @@ lock(PaymentCall *call)
 	call->has_booking = template_uuid(0, "booking_id", &call->booking_id);
 	call->old_provider_ref = template_text(0, "provider_ref");
 	call->amount = read_amount("amount", &call->has_amount);
+	call->currency = template_text(0, "currency");
 	call->refunded = read_amount("refunded", &found);
 	SPI_freetuptable(SPI_tuptable);
 }
@@ -371,13 +386,25 @@ append_refund(StringInfo json, const PaymentCall *call)
 		appendStringInfo(json, ", \"refunded\": " INT64_FORMAT, call->total);
 }
 
+static void
+append_evidence(StringInfo json, const PaymentCall *call)
+{
+	if (call->inbox_id != 0)
+		appendStringInfo(json, ", \"evidence\": {\"webhook_inbox_id\": " INT64_FORMAT "}",
+						 call->inbox_id);
+	else if (call->evidence != NULL)
+		appendStringInfo(json, ", \"evidence\": %s",
+						 JsonbToCString(NULL, &call->evidence->root,
+										VARSIZE(call->evidence)));
+}
+
 static Datum
 metadata_of(const PaymentCall *call, const Step *step)
 {
 	StringInfoData json;
 
 	initStringInfo(&json);
-	appendStringInfoString(&json, "{\"source\": \"" PAYMENT_SOURCE "\"");
+	appendStringInfo(&json, "{\"source\": \"%s\"", call->source);
 	append_pair(&json, "actor", call->actor_type);
 	append_pair(&json, "event", step->event);
 	append_pair(&json, "from", step->from.text);
@@ -388,46 +415,36 @@ metadata_of(const PaymentCall *call, const Step *step)
 		append_refund(&json, call);
 	else if (call->provider_ref != NULL)
 		append_pair(&json, "old_provider_ref", call->old_provider_ref);
-	if (call->evidence != NULL)
-		appendStringInfo(&json, ", \"evidence\": %s",
-						 JsonbToCString(NULL, &call->evidence->root,
-										VARSIZE(call->evidence)));
+	append_evidence(&json, call);
 	appendStringInfoChar(&json, '}');
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
-}
-
-static void
-set_text(Datum *values, char *nulls, int number, const char *text)
-{
-	nulls[number - 1] = text == NULL ? 'n' : ' ';
-	values[number - 1] = text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
 }
 
 /* payment, payment_audit_logs and audit_logs, or an error */
 static void
 change_rows(PaymentCall *call, const Step *step, const Way *way)
 {
-	Datum		values[10];
-	char		nulls[] = "          ";
+	Datum		values[12];
+	char		nulls[] = "            ";
 	UuidList	ids = {&call->id, 1, 1, true};
 
 	values[0] = UUIDPGetDatum(&call->id);
-	set_text(values, nulls, 2, step->from.text);
-	set_text(values, nulls, 3, step->to.text);
-	values[3] = UUIDPGetDatum(call->actor);
-	nulls[3] = call->actor == NULL ? 'n' : ' ';
-	set_text(values, nulls, 5, call->reason);
-	set_text(values, nulls, 6, call->provider_ref);
+	template_set_text(values, nulls, 2, step->from.text);
+	template_set_text(values, nulls, 3, step->to.text);
+	template_set_value(values, nulls, 4, call->actor != NULL,
+					   UUIDPGetDatum(call->actor));
+	template_set_text(values, nulls, 5, call->reason);
+	template_set_text(values, nulls, 6, call->provider_ref);
 	values[6] = metadata_of(call, step);
-	set_text(values, nulls, 8, way->action);
-	set_text(values, nulls, 9, call->actor_type);
+	template_set_text(values, nulls, 8, way->action);
+	template_set_text(values, nulls, 9, call->actor_type);
 	if (way->change == &refund)
-	{
-		values[9] = Int64GetDatum(call->total);
-		nulls[9] = call->has_total ? ' ' : 'n';
-	}
+		template_set_value(values, nulls, 10, call->has_total,
+						   Int64GetDatum(call->total));
 	else
-		set_text(values, nulls, 10, call->method);
+		template_set_text(values, nulls, 10, call->method);
+	template_set_text(values, nulls, 11, call->webhook_hash);
+	template_set_text(values, nulls, 12, call->webhook_signature);
 	if (guard_execute(call->binding, "payments", &ids, way->change, values,
 					  nulls) != 1)
 		ereport(ERROR,
@@ -445,7 +462,7 @@ record_step(PaymentCall *call, const Step *step, ChangeBatch *recorded)
 
 	change_set(&change, "payment", &call->id, NULL, step->from.text,
 			   step->to.text);
-	change_record(call->binding, PAYMENT_VERB, PAYMENT_SOURCE, &change, 1,
+	change_record(call->binding, PAYMENT_VERB, call->source, &change, 1,
 				  recorded);
 }
 
@@ -478,11 +495,10 @@ target_of(const PaymentCall *call, const PaymentStatus *from,
 								event);
 }
 
-/* by verify, or by what that becomes of what had been given up */
-static Step
-decide_to_verify(const PaymentCall *call, const char *asked)
+/* by verify, or by what that becomes of what had been given up; false: neither */
+static bool
+decide_to_verify(const PaymentCall *call, const char *event, Step *step)
 {
-	const char *event = asked;
 	const char *target = target_of(call, &call->status, event);
 
 	if (target == NULL && strcmp(event, EVENT_VERIFY) == 0)
@@ -491,10 +507,9 @@ decide_to_verify(const PaymentCall *call, const char *asked)
 		target = target_of(call, &call->status, event);
 	}
 	if (target == NULL)
-		not_allowed(call, asked);
-	if (strcmp(event, EVENT_LATE_CAPTURE) == 0)
-		payment_require_evidence(call);
-	return step_of(event, &call->status, target);
+		return false;
+	*step = step_of(event, &call->status, target);
+	return true;
 }
 
 static bool
@@ -517,7 +532,7 @@ is_there(const PaymentCall *call)
 		(!payment_is_refund(call->event) || call->total == call->refunded);
 }
 
-/* the steps of a payment that does not stand there */
+/* the steps of a payment that does not stand there; 0: it is not allowed */
 static int
 decide(const PaymentCall *call, Step *steps)
 {
@@ -526,21 +541,26 @@ decide(const PaymentCall *call, Step *steps)
 	int			count = 0;
 
 	if (is_verification(call->event))
-	{
-		steps[0] = decide_to_verify(call, call->event);
-		return 1;
-	}
+		return decide_to_verify(call, call->event, &steps[0]) ? 1 : 0;
 	if (target == NULL && payment_is_refund(call->event) &&
-		!is_status(&from, "refunded"))
+		!is_status(&from, "refunded") &&
+		decide_to_verify(call, EVENT_VERIFY, &steps[0]))
 	{
-		steps[count] = decide_to_verify(call, EVENT_VERIFY);
 		from = steps[count++].to;
 		target = target_of(call, &from, call->event);
 	}
 	if (target == NULL)
-		not_allowed(call, call->event);
+		return 0;
 	steps[count++] = step_of(call->event, &from, target);
 	return count;
+}
+
+/* a verification is always the first step */
+static void
+check_evidence(const PaymentCall *call, const Step *steps)
+{
+	if (call->inbox_id == 0 && strcmp(steps[0].event, EVENT_LATE_CAPTURE) == 0)
+		payment_require_evidence(call);
 }
 
 /* takes the steps, under the lock of a booking for which money comes */
@@ -563,17 +583,61 @@ take_steps(PaymentCall *call, const Step *steps, int count)
 		close_paid_cancelled(call);
 }
 
+/* moves a payment that the caller has locked */
+PaymentResult
+payment_take(PaymentCall *call)
+{
+	Step		steps[MAX_STEPS];
+	int			count;
+
+	if (payment_is_refund(call->event) && !payment_weigh_refund(call))
+		return PAYMENT_STAYED;
+	if (is_there(call))
+		return PAYMENT_STAYED;
+	count = decide(call, steps);
+	if (count == 0)
+		return PAYMENT_REFUSED;
+	check_evidence(call, steps);
+	take_steps(call, steps, count);
+	return PAYMENT_MOVED;
+}
+
 /* waits for the payment, and moves it; the caller is connected to SPI */
 void
 payment_move(PaymentCall *call)
 {
-	Step		steps[MAX_STEPS];
+	payment_lock(call);
+	if (payment_take(call) == PAYMENT_REFUSED)
+		not_allowed(call);
+}
 
-	lock(call);
-	if (payment_is_refund(call->event) && !payment_weigh_refund(call))
+/* of a payment that the caller has locked: the provider's, in place of none */
+void
+payment_keep_reference(PaymentCall *call)
+{
+	Datum		values[2];
+	StringInfoData metadata;
+
+	if (binding_column(call->binding, "payments", "provider_ref") == NULL)
 		return;
-	if (!is_there(call))
-		take_steps(call, steps, decide(call, steps));
+	values[0] = UUIDPGetDatum(&call->id);
+	values[1] = CStringGetTextDatum(call->provider_ref);
+	if (template_execute(call->binding, &keep_reference, values, NULL,
+						 false) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("payment %s could not be given its reference",
+						verb_uuid_text(&call->id)),
+				 errhint("Look for a trigger on the payments table that redirects or drops rows.")));
+	SPI_freetuptable(SPI_tuptable);
+	initStringInfo(&metadata);
+	appendStringInfo(&metadata, "{\"source\": \"%s\"", call->source);
+	append_pair(&metadata, "provider_ref", call->provider_ref);
+	append_pair(&metadata, "old_provider_ref", call->old_provider_ref);
+	append_evidence(&metadata, call);
+	appendStringInfoChar(&metadata, '}');
+	audit_write(call->binding, "data_corrected", "payment", &call->id,
+				metadata.data, "payment reference");
 }
 
 static void
@@ -633,8 +697,8 @@ read_refund(FunctionCallInfo fcinfo, PaymentCall *call)
  * paid, or a refund told otherwise before; UO002; UO001; UO010 evidence; 22023;
  * 22004; 25006; 0A000.
  *
- * Locks: waits for the payment FOR UPDATE, and for its booking FOR SHARE where
- * the payment becomes completed.
+ * Locks: waits for the payment FOR UPDATE, and for its booking FOR NO KEY UPDATE
+ * where the payment becomes completed.
  *
  * Source: runbook "Payment Mismatch", step 3.
  */
@@ -654,6 +718,7 @@ cusown_payment_transition(PG_FUNCTION_ARGS)
 	call.event = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	call.actor = PG_ARGISNULL(2) ? NULL : PG_GETARG_UUID_P(2);
 	call.actor_type = call.actor == NULL ? "system" : "owner";
+	call.source = "manual";
 	call.reason = text_or_null(fcinfo, 3);
 	call.evidence = PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4);
 	call.provider_ref = text_or_null(fcinfo, 5);

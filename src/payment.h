@@ -14,7 +14,9 @@
 #include "binding.h"
 
 /* events that are more than their name */
+#define EVENT_PROCESS "process"
 #define EVENT_VERIFY "verify"
+#define EVENT_FAIL "fail"
 #define EVENT_LATE_CAPTURE "late_capture"
 #define EVENT_PARTIAL_REFUND "partial_refund"
 #define EVENT_REFUND "refund"
@@ -40,6 +42,11 @@ typedef struct PaymentCall
 								 * so far */
 	const char *refund_ref;		/* or NULL */
 	const char *method;			/* of verification */
+	const char *source;			/* manual or webhook */
+	/* of a webhook event, which is evidence by itself */
+	int64		inbox_id;		/* 0: it is none */
+	const char *webhook_hash;	/* of its body, or NULL */
+	const char *webhook_signature;	/* or NULL */
 	Binding    *binding;
 	/* what was found under the lock */
 	PaymentStatus status;		/* moves on with each step */
@@ -48,6 +55,7 @@ typedef struct PaymentCall
 	char	   *old_provider_ref;	/* or NULL */
 	bool		has_amount;		/* of the payment */
 	int64		amount;
+	char	   *currency;		/* or NULL */
 	int64		refunded;		/* before this refund */
 	/* what is made of a refund */
 	bool		has_total;
@@ -57,13 +65,25 @@ typedef struct PaymentCall
 	bool		changed;
 } PaymentCall;
 
+/* what becomes of an event */
+typedef enum PaymentResult
+{
+	PAYMENT_MOVED,
+	PAYMENT_STAYED,				/* it stands there already */
+	PAYMENT_REFUSED				/* the machine does not lead there */
+} PaymentResult;
+
 /* payment.c */
+extern void payment_lock(PaymentCall *call);
+extern PaymentResult payment_take(PaymentCall *call);
 extern void payment_move(PaymentCall *call);
+extern void payment_keep_reference(PaymentCall *call);
 extern void payment_recheck_cancelled(Binding *binding);
 
 /* payment_evidence.c */
 extern void payment_read_evidence(PaymentCall *call);
 extern void payment_require_evidence(const PaymentCall *call);
+extern bool payment_ref_is_placeholder(const char *ref, const pg_uuid_t *id);
 
 /* payment_refund.c */
 extern bool payment_is_refund(const char *event);

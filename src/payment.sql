@@ -57,7 +57,7 @@ dry_run: do it all and roll it back.
 Returns the payment, its status before and after, and whether anything was changed: the same again changes nothing.
 verify of a failed or expired payment is a late capture: only with a statement_line_id that exists, or with a reason and the provider''s own provider_ref. Where its booking is cancelled or rejected, verify opens paid_cancelled on the worklist: refund, or book anew. A refund of a payment that is not completed yet verifies it first; a partial_refund that leaves nothing is a refund.
 Errors: UO003 no such transition, or no evidence for it; UO008 more would be refunded than paid, a refund would leave something, or refund_ref is known with another amount; UO002 no such payment; UO001 no application attached, or no payments; UO010 evidence malformed; 22023 an argument makes no sense; 22004 payment, event or the amount of a partial_refund is null; 27000 a trigger kept the payment or an audit row from being written; 25006 standby or read-only transaction; 0A000 not READ COMMITTED.
-Locks: waits for the payment FOR UPDATE, then, where it becomes completed, for its booking FOR SHARE.
+Locks: waits for the payment FOR UPDATE, then, where it becomes completed, for its booking FOR NO KEY UPDATE.
 Source: runbook Payment Mismatch, step 3.';
 
 CREATE FUNCTION @extschema@.cusown_expire_payments(

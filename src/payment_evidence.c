@@ -107,16 +107,15 @@ is_blank(const char *text)
 }
 
 /* the application's own words, which the provider does not know */
-static bool
-is_placeholder(const PaymentCall *call)
+bool
+payment_ref_is_placeholder(const char *ref, const pg_uuid_t *id)
 {
-	const char *ref = call->provider_ref;
 	const char *number = ref + strlen(PLACEHOLDER);
 
 	if (strncmp(ref, PLACEHOLDER, strlen(PLACEHOLDER)) == 0 &&
 		number[strspn(number, "0123456789")] == '\0')
 		return true;
-	return pg_strcasecmp(ref, verb_uuid_text(&call->id)) == 0;
+	return pg_strcasecmp(ref, verb_uuid_text(id)) == 0;
 }
 
 /* raises UO003 where nothing shows that the money came after all */
@@ -138,7 +137,7 @@ payment_require_evidence(const PaymentCall *call)
 				 errhint("Without statement_line_id, a reason and the provider's reference are evidence too.")));
 	}
 	if (!is_blank(call->reason) && !is_blank(call->provider_ref) &&
-		!is_placeholder(call))
+		!payment_ref_is_placeholder(call->provider_ref, &call->id))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_CUSOWN_TRANSITION),

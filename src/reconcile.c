@@ -338,6 +338,7 @@ call_for(const Run *run, const Finding *finding, int64 line)
 	call.id = finding->payment;
 	call.event = finding->event;
 	call.actor_type = "system";
+	call.source = "manual";
 	call.reason = psprintf("statement " INT64_FORMAT, run->what.statement);
 	call.evidence = evidence_of(run, line);
 	call.provider_ref = finding->provider_ref;

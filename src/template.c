@@ -491,6 +491,22 @@ template_name(const char *name)
 	return NameGetDatum(value);
 }
 
+/* parameter $number, which is null where it is not there */
+void
+template_set_value(Datum *values, char *nulls, int number, bool is_there,
+				   Datum value)
+{
+	nulls[number - 1] = is_there ? ' ' : 'n';
+	values[number - 1] = is_there ? value : (Datum) 0;
+}
+
+void
+template_set_text(Datum *values, char *nulls, int number, const char *text)
+{
+	template_set_value(values, nulls, number, text != NULL,
+					   text == NULL ? (Datum) 0 : CStringGetTextDatum(text));
+}
+
 /*
  * A column of a row of the last result; NULL where the statement has no such
  * column, as when its optional part fell away.

@@ -49,6 +49,10 @@ extern void template_ids(Binding *binding, const Template *statement,
 extern uint64 template_read_latest(const Template *statement,
 								   const Datum *values);
 extern Datum template_name(const char *name);
+extern void template_set_text(Datum *values, char *nulls, int number,
+							  const char *text);
+extern void template_set_value(Datum *values, char *nulls, int number,
+							   bool is_there, Datum value);
 extern char *template_text(uint64 row, const char *column);
 extern bool template_uuid(uint64 row, const char *column, pg_uuid_t *id);
 extern bool template_bool(uint64 row, const char *column);

@@ -84,6 +84,17 @@ uuid_list_append_stream(UuidList *list, struct Binding *binding,
 					&stream);
 }
 
+/* those of ids that are not there */
+void
+uuid_list_append_missing(UuidList *list, const UuidList *ids, UuidList *there)
+{
+	for (int i = 0; i < ids->count; i++)
+	{
+		if (!uuid_list_contains(there, &ids->items[i]))
+			uuid_list_append(list, &ids->items[i]);
+	}
+}
+
 UuidList
 uuid_list_copy(const UuidList *list)
 {

@@ -28,6 +28,8 @@ extern void uuid_list_append_stream(UuidList *list, struct Binding *binding,
 									const struct Template *statement,
 									const Datum *values, const char *nulls,
 									bool read_only);
+extern void uuid_list_append_missing(UuidList *list, const UuidList *ids,
+									 UuidList *there);
 extern UuidList uuid_list_copy(const UuidList *list);
 extern void uuid_list_sort(UuidList *list);
 extern int	uuid_list_count(UuidList *list, const pg_uuid_t *id);

@@ -1,0 +1,337 @@
+/*-------------------------------------------------------------------------
+ *
+ * webhook_apply.c
+ *	  What an event in the inbox does to its payment.
+ *
+ * The payment is found without a lock; then it is locked, and everything is
+ * decided by what stands there now.  Events come late, twice and in any order:
+ * one that leads back is stale, and one that says what we know is ignored; the
+ * state machine (payment.c) decides which, and moves what is left.  Refunds are
+ * told as the sum of all so far, so that the greatest counts, in whatever order
+ * they come.
+ *
+ * A payment has one reference at the provider, but a customer may try again under
+ * another.  What the provider says of another reference than the payment's own is
+ * taken where it says that money came for a payment that has none yet; money that
+ * came twice is the worklist's, and so is what a booking was paid by two payments.
+ * Nothing that another reference did ever takes a payment back.
+ *
+ * Locking protocol: as cusown_payment_transition(): the payment FOR UPDATE, then,
+ * where it becomes completed, its booking, so that of two captures for one
+ * booking the second sees the first.  The job locks both before, and does not
+ * wait (webhook_retry.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+#include "attention.h"
+#include "errors.h"
+#include "payment.h"
+#include "payment_ref.h"
+#include "template.h"
+#include "verb.h"
+#include "webhook.h"
+
+/* ---------- which payment ---------- */
+
+#define CANDIDATE(how) \
+	"SELECT p.{payments.id} AS id, " how " AS how," \
+	" p.{payments.created_at} AS created_at, (p.{payments.status} = 'completed'" \
+	" OR p.{payments.status} = 'partially_refunded'" \
+	" OR p.{payments.status} = 'refunded') AS is_paid" \
+	" FROM {payments} p WHERE "
+
+#define OF_PROVIDER "[ AND p.{payments.provider}::text = $1]"
+
+/*
+ * Of the provider $1: $2 its reference, $3 ids that the application gave it, $4
+ * order, $5 UPI transaction; $6 the hash of the body.  Of those that are known in the same way one that
+ * was named, else one that is not paid yet, else the newest: a customer tries
+ * again.
+ */
+static const Template find_payment = {
+	"SELECT c.id, c.is_named, c.how = 1 AND c.alike > 1 AS is_ambiguous"
+	"[, EXISTS (SELECT FROM {payments} h"
+	" WHERE h.{payments.webhook_payload_hash} = $6) AS is_hash_used]"
+	" FROM (SELECT c.*, c.id = ANY ($3) AS is_named,"
+	" pg_catalog.count(*) OVER (PARTITION BY c.how) AS alike"
+	" FROM (" CANDIDATE("2") "p.{payments.id} = ANY ($3)" OF_PROVIDER
+	"[ UNION ALL " CANDIDATE("1") "p.{payments.provider_ref} = $2" OF_PROVIDER "]"
+	"[ UNION ALL " CANDIDATE("3") "p.{payments.order_id} = $4" OF_PROVIDER "]"
+	"[ UNION ALL " CANDIDATE("4") "p.{payments.transaction_id} = $5" OF_PROVIDER "]"
+	") c) c ORDER BY c.how, c.is_named DESC, c.is_paid, c.created_at DESC, c.id"
+	" LIMIT 1",
+	6, {TEXTOID, TEXTOID, UUIDARRAYOID, TEXTOID, TEXTOID, TEXTOID},.planned_once = true
+};
+
+/* without a lock: what matters of the payment is read again */
+void
+webhook_match(WebhookWork *work, const WebhookEvent *event)
+{
+	Datum		values[6];
+	char		nulls[] = "      ";
+
+	template_set_text(values, nulls, 1, event->provider);
+	template_set_text(values, nulls, 2, event->provider_ref);
+	values[2] = uuid_list_datum(&event->payment_ids);
+	template_set_text(values, nulls, 4, event->order_ref);
+	template_set_text(values, nulls, 5, event->transaction_ref);
+	template_set_text(values, nulls, 6, work->hash);
+	work->has_payment = template_execute(work->binding, &find_payment, values,
+										 nulls, false) > 0 &&
+		template_uuid(0, "id", &work->payment);
+	work->is_ambiguous = work->has_payment &&
+		template_bool(0, "is_ambiguous") && !template_bool(0, "is_named");
+	work->is_hash_used = work->has_payment && template_bool(0, "is_hash_used");
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/* ---------- what does not fit ---------- */
+
+static void
+mismatch(WebhookWork *work, const char *why, const char *detail)
+{
+	work->outcome = WEBHOOK_MISMATCH;
+	work->mismatch = why;
+	work->detail = detail;
+	webhook_open_mismatch(work);
+}
+
+static bool
+differs_in_amount(WebhookWork *work, const WebhookEvent *event,
+				  const PaymentCall *call)
+{
+	bool		must_tell = strcmp(event->event, EVENT_VERIFY) == 0;
+
+	if (!call->has_amount || (!event->has_amount && !must_tell))
+		return false;
+	if (!event->has_amount)
+		mismatch(work, MISMATCH_AMOUNT, psprintf("%s tells no amount",
+												 event->type));
+	else if (event->amount != call->amount)
+		mismatch(work, MISMATCH_AMOUNT,
+				 psprintf("%s tells " INT64_FORMAT " instead of " INT64_FORMAT,
+						  event->type, event->amount, call->amount));
+	else if (event->has_refunded && event->refunded > call->amount)
+		mismatch(work, MISMATCH_AMOUNT,
+				 psprintf("%s tells refunds of " INT64_FORMAT " of " INT64_FORMAT,
+						  event->type, event->refunded, call->amount));
+	return work->outcome == WEBHOOK_MISMATCH;
+}
+
+static bool
+differs_in_currency(WebhookWork *work, const WebhookEvent *event,
+					const PaymentCall *call)
+{
+	if (call->currency == NULL || event->currency == NULL ||
+		pg_strcasecmp(call->currency, event->currency) == 0)
+		return false;
+	mismatch(work, MISMATCH_CURRENCY, psprintf("%s tells another currency",
+											   event->type));
+	return true;
+}
+
+/* ---------- order of events ---------- */
+
+/* how far a payment has come, and how far an event leads */
+typedef struct Rank
+{
+	const char *name;
+	int			rank;
+} Rank;
+
+static const Rank ranks[] = {
+	{"initiated", 0}, {"pending", 0}, {"processing", 1}, {"failed", 2},
+	{"expired", 2}, {"completed", 3}, {"partially_refunded", 4},
+	{"refunded", 5},
+	{EVENT_PROCESS, 1}, {EVENT_FAIL, 2}, {EVENT_VERIFY, 3},
+	{EVENT_PARTIAL_REFUND, 4}, {EVENT_REFUND, 5}
+};
+
+/* what an owner has added is nowhere */
+static int
+rank_of(const char *name)
+{
+	for (int i = 0; i < lengthof(ranks); i++)
+	{
+		if (strcmp(ranks[i].name, name) == 0)
+			return ranks[i].rank;
+	}
+	return -1;
+}
+
+static void
+leave(WebhookWork *work, WebhookOutcome outcome, const char *detail)
+{
+	work->outcome = outcome;
+	work->detail = detail;
+}
+
+static bool
+has_own_reference(const PaymentCall *call)
+{
+	const char *ref = call->old_provider_ref;
+
+	return ref != NULL && *ref != '\0' &&
+		!payment_ref_is_placeholder(ref, &call->id);
+}
+
+/* a payment that was matched otherwise is known by its reference from now on */
+static void
+keep_reference(const WebhookEvent *event, PaymentCall *call)
+{
+	if (event->provider_ref != NULL && !has_own_reference(call))
+		payment_keep_reference(call);
+}
+
+static void
+leave_as_it_stands(WebhookWork *work, const WebhookEvent *event,
+				   PaymentCall *call)
+{
+	bool		is_stale = rank_of(event->event) >= 0 &&
+		rank_of(event->event) < rank_of(call->status.text);
+
+	keep_reference(event, call);
+	leave(work, is_stale ? WEBHOOK_STALE : WEBHOOK_IGNORED,
+		  psprintf("%s: the payment is %s", event->type, call->status.text));
+}
+
+/* ---------- another reference than the payment's own ---------- */
+
+static bool
+is_about_another_reference(const WebhookEvent *event, const PaymentCall *call)
+{
+	return event->provider_ref != NULL && has_own_reference(call) &&
+		strcmp(event->provider_ref, call->old_provider_ref) != 0;
+}
+
+static bool
+is_paid(const PaymentCall *call)
+{
+	return rank_of(call->status.text) >= rank_of("completed");
+}
+
+/*
+ * A customer tried again.  False: money came for a payment that has none yet, by
+ * whatever reference.
+ */
+static bool
+leave_other_reference(WebhookWork *work, const WebhookEvent *event,
+					  const PaymentCall *call)
+{
+	bool		tells_of_money = rank_of(event->event) >= rank_of(EVENT_VERIFY);
+
+	if (!is_about_another_reference(event, call))
+		return false;
+	if (tells_of_money && !is_paid(call))
+		return false;
+	if (strcmp(event->event, EVENT_VERIFY) == 0)
+		mismatch(work, MISMATCH_CAPTURE,
+				 psprintf("%s of another reference, but the payment is %s",
+						  event->type, call->status.text));
+	else
+		leave(work, WEBHOOK_IGNORED,
+			  psprintf("%s of another reference", event->type));
+	return true;
+}
+
+/* ---------- the payment moves ---------- */
+
+static PaymentCall
+call_for(const WebhookWork *work, const WebhookEvent *event)
+{
+	PaymentCall call = {0};
+
+	call.binding = work->binding;
+	call.id = work->payment;
+	call.event = event->event;
+	call.actor_type = "system";
+	call.source = "webhook";
+	call.method = "webhook";
+	call.reason = event->type;
+	call.inbox_id = work->inbox_id;
+	call.webhook_hash = work->is_hash_used ? NULL : work->hash;
+	call.webhook_signature = work->signature;
+	call.provider_ref = event->provider_ref;
+	call.has_refund_amount = payment_is_refund(event->event) &&
+		event->has_refunded;
+	call.refund_amount = event->refunded;
+	return call;
+}
+
+/* what a move may make true or untrue of the booking's payments */
+static void
+look_at_booking(const WebhookWork *work, const PaymentCall *call)
+{
+	if (!call->has_booking)
+		return;
+	if (payment_is_refund(call->event))
+		webhook_close_paid_again(work, &call->booking_id);
+	else if (strcmp(call->status.text, "completed") == 0)
+		webhook_look_for_second_payment(work, &call->booking_id);
+}
+
+static void
+move(WebhookWork *work, const WebhookEvent *event, PaymentCall *call)
+{
+	if (payment_take(call) == PAYMENT_MOVED)
+	{
+		leave(work, WEBHOOK_APPLIED,
+			  psprintf("%s: %s to %s", event->type, call->from_status.text,
+					   call->status.text));
+		look_at_booking(work, call);
+	}
+	else
+		leave_as_it_stands(work, event, call);
+}
+
+/* refunds so far are less than, or just, what we know */
+static bool
+leave_known_refund(WebhookWork *work, const WebhookEvent *event,
+				   const PaymentCall *call)
+{
+	if (!call->has_refund_amount || call->refund_amount > call->refunded)
+		return false;
+	leave(work, call->refund_amount < call->refunded ? WEBHOOK_STALE :
+		  WEBHOOK_IGNORED,
+		  psprintf("%s tells refunds of " INT64_FORMAT ", known are " INT64_FORMAT,
+				   event->type, call->refund_amount, call->refunded));
+	return true;
+}
+
+/* the payment is known; it is locked, and what stands there decides */
+static void
+apply_to_payment(WebhookWork *work, const WebhookEvent *event)
+{
+	PaymentCall call = call_for(work, event);
+
+	payment_lock(&call);
+	if (work->is_ambiguous)
+		mismatch(work, MISMATCH_REFERENCE,
+				 psprintf("%s is about a reference that several payments have",
+						  event->type));
+	else if (!differs_in_amount(work, event, &call) &&
+			 !differs_in_currency(work, event, &call) &&
+			 !leave_other_reference(work, event, &call) &&
+			 !leave_known_refund(work, event, &call))
+		move(work, event, &call);
+}
+
+/* what an event that is in the inbox does; its payment was looked for */
+void
+webhook_apply(WebhookWork *work, const WebhookEvent *event)
+{
+	if (event->event == NULL)
+		leave(work, WEBHOOK_IGNORED, psprintf("%s moves nothing", event->type));
+	else if (!work->has_payment)
+		leave(work, WEBHOOK_PARKED, psprintf("%s: there is no such payment",
+											 event->type));
+	else
+		apply_to_payment(work, event);
+}
