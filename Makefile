@@ -34,6 +34,7 @@ OBJS = \
 	src/grant.o \
 	src/guard.o \
 	src/guard_install.o \
+	src/header.o \
 	src/history.o \
 	src/hold.o \
 	src/job.o \
@@ -57,6 +58,8 @@ OBJS = \
 	src/row_check.o \
 	src/row_lock.o \
 	src/shmem.o \
+	src/signature.o \
+	src/signature_parse.o \
 	src/slot.o \
 	src/split.o \
 	src/state_machine.o \
@@ -97,6 +100,7 @@ SQL_PARTS = \
 	src/reconcile.sql \
 	src/payment_facts.sql \
 	src/payment_mismatch.sql \
+	src/signature.sql \
 	src/worker.sql \
 	src/grant.sql \
 	src/rights.sql
@@ -105,7 +109,7 @@ DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile job cron cron_health worker change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile signature job cron cron_health worker change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

@@ -98,6 +98,8 @@ static const FunctionRight function_rights[] = {
 	{"cusown_reconcile", MONITOR | OPERATOR},
 	{"cusown_load_statement", OPERATOR},
 	{"cusown_load_statement_csv", OPERATOR},
+	{"cusown_verify_signature", APPLICATION | OPERATOR},
+	{"verify_signature_with_stored_secret", APPLICATION | OPERATOR},
 	{"cusown_prune_history", OPERATOR},
 	{"cusown_run_job", OPERATOR},
 	{"cusown_cron_health", MONITOR | APPLICATION | OPERATOR},

@@ -43,9 +43,6 @@
 
 #define FINGERPRINT_WORDS (PG_SHA256_DIGEST_LENGTH / sizeof(uint64))
 
-/* bytes of a provider's name */
-#define MAX_PROVIDER 63
-
 /* columns of a line in store_lines, from its $3 on */
 typedef enum LineColumn
 {
@@ -561,22 +558,6 @@ load_body(void *state)
 }
 
 static void
-check_provider(const char *provider)
-{
-	if (provider[0] == '\0' || strlen(provider) > MAX_PROVIDER)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("provider must have from 1 to %d bytes", MAX_PROVIDER)));
-}
-
-/* error_context_stack: the caller's statement holds the report, with whoever paid */
-static void
-hide_statement(void *arg)
-{
-	errhidestmt(true);
-}
-
-static void
 check_arguments(FunctionCallInfo fcinfo, const char *verb, const char *third)
 {
 	verb_check_transaction(verb);
@@ -592,12 +573,12 @@ load(FunctionCallInfo fcinfo, const char *verb, const char *third,
 	 TakeReport take_report)
 {
 	Loading		loading = {0};
-	ErrorContextCallback hide = {error_context_stack, hide_statement, NULL};
+	/* it holds the report, with whoever paid */
+	ErrorContextCallback hide = {error_context_stack, verb_hide_statement, NULL};
 
 	error_context_stack = &hide;
 	check_arguments(fcinfo, verb, third);
-	loading.provider = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	check_provider(loading.provider);
+	loading.provider = verb_provider(fcinfo, 0);
 	loading.format = statement_format(text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	take_report(fcinfo, &loading);
 	verb_run(load_body, &loading, false);

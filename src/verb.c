@@ -30,6 +30,9 @@
 /* a caller's clock may be ahead of ours by this much */
 #define CLOCK_TOLERANCE_US (60 * USECS_PER_SEC)
 
+/* bytes of a provider's name */
+#define MAX_PROVIDER 63
+
 static const char *const sources[] = {
 	"manual", "cron", "worker", "lazy_heal", "application"
 };
@@ -277,6 +280,21 @@ verb_source(FunctionCallInfo fcinfo, int arg)
 	return source;
 }
 
+/* of payments, as payments.provider has it */
+char *
+verb_provider(FunctionCallInfo fcinfo, int arg)
+{
+	char	   *provider;
+
+	verb_check_not_null(fcinfo, arg, "provider");
+	provider = text_to_cstring(PG_GETARG_TEXT_PP(arg));
+	if (provider[0] == '\0' || strlen(provider) > MAX_PROVIDER)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("provider must have from 1 to %d bytes", MAX_PROVIDER)));
+	return provider;
+}
+
 /* cancelled is final: a clock that runs ahead must not cancel anything */
 void
 verb_check_as_of(TimestampTz as_of, bool dry_run)
@@ -340,6 +358,17 @@ verb_after(TimestampTz moment, const Interval *interval)
 	return DatumGetTimestamp(DirectFunctionCall2(timestamp_pl_interval,
 												 TimestampGetDatum(moment),
 												 IntervalPGetDatum(interval)));
+}
+
+/*
+ * For error_context_stack, where arguments are nobody's to read: a statement that
+ * fails is not logged, nor the context, which may have its parameters.
+ */
+void
+verb_hide_statement(void *arg)
+{
+	errhidestmt(true);
+	errhidecontext(true);
 }
 
 static void

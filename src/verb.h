@@ -32,12 +32,14 @@ extern void verb_check_not_null(FunctionCallInfo fcinfo, int arg,
 extern bool verb_dry_run(FunctionCallInfo fcinfo, int arg);
 extern int64 verb_max_rows(FunctionCallInfo fcinfo, int arg);
 extern char *verb_source(FunctionCallInfo fcinfo, int arg);
+extern char *verb_provider(FunctionCallInfo fcinfo, int arg);
 extern TimestampTz verb_as_of(FunctionCallInfo fcinfo, int arg);
 extern void verb_check_as_of(TimestampTz as_of, bool dry_run);
 extern void verb_check_interval(const Interval *interval, const char *name);
 extern long verb_interval_ms(const Interval *interval);
 extern TimestampTz verb_before(TimestampTz as_of, const Interval *interval);
 extern TimestampTz verb_after(TimestampTz moment, const Interval *interval);
+extern void verb_hide_statement(void *arg);
 extern void verb_run(VerbBody body, void *state, bool dry_run);
 
 #endif							/* CUSOWN_VERB_H */
