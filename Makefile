@@ -75,6 +75,13 @@ OBJS = \
 	src/verb.o \
 	src/visit.o \
 	src/wall_clock.o \
+	src/webhook.o \
+	src/webhook_apply.o \
+	src/webhook_attention.o \
+	src/webhook_body.o \
+	src/webhook_event.o \
+	src/webhook_inbox.o \
+	src/webhook_retry.o \
 	src/worker.o
 
 # parts of the install script, in the order in which they are run
@@ -98,6 +105,7 @@ SQL_PARTS = \
 	src/payment.sql \
 	src/statement.sql \
 	src/reconcile.sql \
+	src/webhook.sql \
 	src/payment_facts.sql \
 	src/payment_mismatch.sql \
 	src/signature.sql \

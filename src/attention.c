@@ -505,9 +505,9 @@ surely_gone(Binding *binding, const AttentionKind *kind, const UuidList *ids,
 
 	attention_lock(binding, kind->entity, ids, &locked);
 	still_there(binding, kind, &locked, &there);
-	append_missing(gone, &locked, &there);
+	uuid_list_append_missing(gone, &locked, &there);
 	find_existing(binding, entity_named(kind->entity), ids, &existing);
-	append_missing(gone, ids, &existing);
+	uuid_list_append_missing(gone, ids, &existing);
 }
 
 /* closes the entries of a kind about ids; the caller holds their locks */

@@ -87,6 +87,16 @@ int			cusown_undo_window = 300;
  */
 bool		cusown_confirm_past = false;
 
+/*
+ * cusown_ops.webhook_ttl: seconds for which a webhook event waits for its payment.
+ */
+int			cusown_webhook_ttl = 3 * 86400;
+
+/*
+ * cusown_ops.webhook_retention: seconds for which bodies of webhooks are kept.
+ */
+int			cusown_webhook_retention = 30 * 86400;
+
 static void
 define_settings(void)
 {
@@ -148,6 +158,18 @@ define_settings(void)
 							 "Whether a booking can be confirmed whose slot is over.",
 							 NULL, &cusown_confirm_past, false,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cusown_ops.webhook_ttl",
+							"How long a webhook event waits for its payment.",
+							"Then it is unmatched, and on the worklist.",
+							&cusown_webhook_ttl, 3 * 86400, 60, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cusown_ops.webhook_retention",
+							"How long bodies of webhooks are kept.",
+							"Their hashes are kept, so that none is applied twice.",
+							&cusown_webhook_retention, 30 * 86400, 60, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
 
 	worker_define_settings();
 	MarkGUCPrefixReserved("cusown_ops");

@@ -26,6 +26,9 @@ extern int	cusown_lazy_expire_interval;	/* seconds between lazy heals */
 extern int	cusown_undo_window; /* seconds in which an answer can be undone */
 extern bool cusown_confirm_past;	/* whether what is over can be confirmed */
 
+extern int	cusown_webhook_ttl; /* seconds an event waits for its payment */
+extern int	cusown_webhook_retention;	/* seconds that bodies are kept */
+
 #define CUSOWN_MAX_BATCH_SIZE 10000
 
 #endif							/* CUSOWN_OPS_H */

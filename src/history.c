@@ -12,6 +12,9 @@
  * which refunds its payments had, and its statements, by the same age.  What is
  * open on its worklist stays, for when it is attached again.
  *
+ * Of webhooks the bodies go after cusown_ops.webhook_retention; that an event came
+ * is never forgotten, but for an application that was detached.
+ *
  * Statements of an attached application are kept for STATEMENT_DAYS: refunds come
  * months later, and their lines are evidence.  A statement goes before its lines,
  * so that nobody reconciles half of one.
@@ -116,6 +119,35 @@ static const Template prune_lines = {
 	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
 };
 
+/* the inbox remembers their hashes */
+static const Template prune_bodies = {
+	"WITH old AS MATERIALIZED (SELECT b.inbox_id AS inbox_id"
+	" FROM cusown_ops.webhook_body b WHERE b.app_schema = $1 AND b.at < $2"
+	" ORDER BY b.at LIMIT $3 FOR UPDATE SKIP LOCKED)"
+	" DELETE FROM cusown_ops.webhook_body b USING old o"
+	" WHERE b.app_schema = $1 AND b.inbox_id = o.inbox_id",
+	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
+};
+
+static const Template prune_inbox = {
+	"WITH old AS MATERIALIZED (SELECT i.id AS id FROM cusown_ops.webhook_inbox i"
+	" WHERE i.app_schema = $1 AND i.received_at < $2 LIMIT $3"
+	" FOR UPDATE SKIP LOCKED)"
+	" DELETE FROM cusown_ops.webhook_inbox i USING old o"
+	" WHERE i.app_schema = $1 AND i.id = o.id",
+	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
+};
+
+/* what was refused bounds itself */
+static const Template prune_rejected = {
+	"WITH old AS MATERIALIZED (SELECT r.place AS place"
+	" FROM cusown_ops.webhook_rejected r WHERE r.app_schema = $1"
+	" AND r.at < $2 LIMIT $3 FOR UPDATE SKIP LOCKED)"
+	" DELETE FROM cusown_ops.webhook_rejected r USING old o"
+	" WHERE r.app_schema = $1 AND r.place = o.place",
+	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
+};
+
 /* each of its schemas once, by steps along an index that begins with it */
 #define SCHEMAS_OF(table) \
 	"(WITH RECURSIVE step AS ((SELECT t.app_schema FROM " table " t" \
@@ -132,7 +164,10 @@ static const Template detached_schemas = {
 	" UNION " SCHEMAS_OF("cusown_ops.job_run")
 	" UNION " SCHEMAS_OF("cusown_ops.payment_refund")
 	" UNION " SCHEMAS_OF("cusown_ops.statement")
-	" UNION " SCHEMAS_OF("cusown_ops.statement_line") ") d"
+	" UNION " SCHEMAS_OF("cusown_ops.statement_line")
+	" UNION " SCHEMAS_OF("cusown_ops.webhook_body")
+	" UNION " SCHEMAS_OF("cusown_ops.webhook_inbox")
+	" UNION " SCHEMAS_OF("cusown_ops.webhook_rejected") ") d"
 	" WHERE NOT EXISTS (SELECT FROM cusown_ops.binding n"
 	" WHERE n.app_schema = d.app_schema)",
 	0, {0}
@@ -174,10 +209,14 @@ prune_schema(JobRun *run, const NameData *schema, bool detached, int64 before)
 	prune(run, &prune_statements, schema,
 		  detached ? age : STATEMENT_DAYS * (int64) SECS_PER_DAY, before);
 	prune(run, &prune_lines, schema, age, before);
+	prune(run, &prune_bodies, schema,
+		  detached ? age : cusown_webhook_retention, before);
 	if (!detached)
 		return;
 	prune(run, &prune_runs, schema, age, before);
 	prune(run, &prune_refunds, schema, age, before);
+	prune(run, &prune_inbox, schema, age, before);
+	prune(run, &prune_rejected, schema, age, before);
 }
 
 static void

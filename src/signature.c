@@ -57,6 +57,7 @@ typedef struct Claim
 typedef struct Scheme
 {
 	const char *name;
+	const char *header;			/* that has the signature */
 	bool		(*read) (Jsonb *headers, Claim *claim);
 	bool		decodes_secret; /* that of Standard Webhooks may be base64 */
 } Scheme;
@@ -143,6 +144,11 @@ static const Template told_secrets = {
 
 /* ---------- schemes ---------- */
 
+#define RAZORPAY_HEADER "x-razorpay-signature"
+#define STRIPE_HEADER "stripe-signature"
+#define STANDARD_HEADER "webhook-signature"
+#define UPI_HEADER "x-upi-signature"
+
 static bool
 read_hex(Jsonb *headers, const char *name, Claim *claim)
 {
@@ -157,13 +163,13 @@ read_hex(Jsonb *headers, const char *name, Claim *claim)
 static bool
 read_razorpay(Jsonb *headers, Claim *claim)
 {
-	return read_hex(headers, "x-razorpay-signature", claim);
+	return read_hex(headers, RAZORPAY_HEADER, claim);
 }
 
 static bool
 read_upi(Jsonb *headers, Claim *claim)
 {
-	return read_hex(headers, "x-upi-signature", claim);
+	return read_hex(headers, UPI_HEADER, claim);
 }
 
 static bool
@@ -172,7 +178,7 @@ read_stripe(Jsonb *headers, Claim *claim)
 	const char *text;
 	int			length;
 
-	return header_value(headers, "stripe-signature", &text, &length) &&
+	return header_value(headers, STRIPE_HEADER, &text, &length) &&
 		signature_parse_stripe(text, length, &claim->time, &claim->list);
 }
 
@@ -186,15 +192,15 @@ read_standard(Jsonb *headers, Claim *claim)
 		signature_parse_id(claim->id, claim->id_length) &&
 		header_value(headers, "webhook-timestamp", &text, &length) &&
 		signature_parse_time(text, length, &claim->time) &&
-		header_value(headers, "webhook-signature", &text, &length) &&
+		header_value(headers, STANDARD_HEADER, &text, &length) &&
 		signature_parse_standard(text, length, &claim->list);
 }
 
 static const Scheme schemes[] = {
-	{"razorpay", read_razorpay},
-	{"stripe", read_stripe},
-	{"standard", read_standard, true},
-	{"upi", read_upi},
+	{"razorpay", RAZORPAY_HEADER, read_razorpay},
+	{"stripe", STRIPE_HEADER, read_stripe},
+	{"standard", STANDARD_HEADER, read_standard, true},
+	{"upi", UPI_HEADER, read_upi},
 };
 
 static const Scheme *
@@ -209,6 +215,13 @@ scheme_named(const char *name)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unknown signature scheme \"%s\"", name),
 			 errhint("Schemes are razorpay, stripe, standard and upi.")));
+}
+
+/* in which a signature stands */
+const char *
+signature_header(const char *scheme)
+{
+	return scheme_named(scheme)->header;
 }
 
 /* 22023 where there is none of this name */

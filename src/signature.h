@@ -11,6 +11,7 @@
 #include "datatype/timestamp.h"
 #include "utils/jsonb.h"
 
+extern const char *signature_header(const char *scheme);
 extern void signature_check_scheme(const char *scheme);
 extern bool signature_verify(const char *scheme, const bytea *secret,
 							 const bytea *body, Jsonb *headers,

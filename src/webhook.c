@@ -51,7 +51,7 @@ typedef struct Delivery
 	bool		is_kept;		/* in the inbox */
 } Delivery;
 
-static const char *const relations_used[] = {
+const char *const webhook_relations[] = {
 	"payments", "payment_audit_logs", "bookings", "audit_logs", NULL
 };
 
@@ -162,7 +162,7 @@ static void
 work_on(Delivery *delivery, const WebhookEvent *event)
 {
 	webhook_apply(&delivery->work, event);
-	webhook_inbox_settle(&delivery->work, event);
+	webhook_inbox_settle(&delivery->work);
 }
 
 /* a known event that waits for its payment */
@@ -240,7 +240,7 @@ webhook_http_status(WebhookOutcome outcome)
 Binding *
 webhook_binding(void)
 {
-	Binding    *binding = binding_use(relations_used);
+	Binding    *binding = binding_use(webhook_relations);
 
 	binding_require(binding, "payments", "id");
 	verb_check_row_security(binding, relations_matched);
@@ -309,10 +309,9 @@ cusown_webhook(PG_FUNCTION_ARGS)
 
 	error_context_stack = &hide;
 	verb_check_transaction("cusown_webhook");
-	verb_check_not_null(fcinfo, 0, "provider");
 	verb_check_not_null(fcinfo, 1, "body");
 	verb_check_not_null(fcinfo, 2, "headers");
-	delivery.provider_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	delivery.provider_name = verb_provider(fcinfo, 0);
 	delivery.body = PG_GETARG_BYTEA_PP(1);
 	delivery.headers = PG_GETARG_JSONB_P(2);
 	delivery.as_of = verb_as_of(fcinfo, 3);

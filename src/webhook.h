@@ -8,9 +8,11 @@
 #ifndef CUSOWN_WEBHOOK_H
 #define CUSOWN_WEBHOOK_H
 
+#include "datatype/timestamp.h"
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
 
+#include "attention.h"
 #include "binding.h"
 #include "uuid_list.h"
 
@@ -114,19 +116,28 @@ typedef struct WebhookKept
 	pg_uuid_t	payment;
 } WebhookKept;
 
+/* a parked event whose turn has come */
+typedef struct WebhookDue
+{
+	WebhookWork work;
+	WebhookEvent event;
+	bool		is_over;		/* it has waited for long enough */
+} WebhookDue;
+
 /* why an event does not fit, as the inbox has it */
 #define MISMATCH_AMOUNT "amount"
 #define MISMATCH_CURRENCY "currency"
 #define MISMATCH_REFERENCE "reference"
 #define MISMATCH_CAPTURE "capture"
 
+/* webhook.c */
+extern const char *const webhook_relations[];
+extern int	webhook_http_status(WebhookOutcome outcome);
+extern Binding *webhook_binding(void);
+
 /* webhook_event.c */
 extern const WebhookProvider *webhook_provider(Binding *binding,
 											   const char *name);
-extern const char *webhook_read_type(const WebhookProvider *provider,
-									 Jsonb *body);
-extern const char *webhook_read_id(const WebhookProvider *provider,
-								   Jsonb *body);
 extern bool webhook_read_event(const WebhookProvider *provider, Jsonb *body,
 							   WebhookEvent *event);
 
@@ -141,14 +152,20 @@ extern bool webhook_inbox_add(WebhookWork *work, const WebhookEvent *event,
 							  bytea *body);
 extern bool webhook_inbox_lock(WebhookWork *work, WebhookEvent *event,
 							   WebhookKept *kept);
-extern void webhook_inbox_settle(const WebhookWork *work,
+extern int	webhook_inbox_due(Binding *binding, TimestampTz as_of, int max,
+							  WebhookDue **due);
+extern bytea *webhook_inbox_body(const WebhookWork *work);
+extern void webhook_inbox_reread(const WebhookWork *work,
 								 const WebhookEvent *event);
+extern void webhook_inbox_settle(const WebhookWork *work);
 
 /* webhook_apply.c */
 extern void webhook_match(WebhookWork *work, const WebhookEvent *event);
 extern void webhook_apply(WebhookWork *work, const WebhookEvent *event);
 
 /* webhook_attention.c */
+extern const AttentionKind unmatched_webhook;
+extern const AttentionKind webhook_failed;
 extern void webhook_open_mismatch(const WebhookWork *work);
 extern void webhook_look_for_second_payment(const WebhookWork *work,
 											const pg_uuid_t *booking);

@@ -144,8 +144,9 @@ CREATE TABLE cusown_ops.webhook_inbox (
     ANY ('{received,applied,stale,ignored,mismatch,parked,unmatched}')),
   CONSTRAINT webhook_inbox_mismatch CHECK ((mismatch IS NOT NULL)
     OPERATOR(pg_catalog.=) (outcome OPERATOR(pg_catalog.=) 'mismatch')),
-  CONSTRAINT webhook_inbox_parked CHECK ((next_try IS NOT NULL)
-    OPERATOR(pg_catalog.=) (outcome OPERATOR(pg_catalog.=) 'parked'))
+  CONSTRAINT webhook_inbox_next_try CHECK ((next_try IS NOT NULL)
+    OPERATOR(pg_catalog.=) (outcome OPERATOR(pg_catalog.=)
+    ANY ('{parked,unmatched}')))
 );
 
 -- look-ups: the facts of a case, and what is due
@@ -199,7 +200,7 @@ COMMENT ON COLUMN cusown_ops.webhook_inbox.detail IS
 COMMENT ON COLUMN cusown_ops.webhook_inbox.tries IS
 'how often a payment was looked for';
 COMMENT ON COLUMN cusown_ops.webhook_inbox.next_try IS
-'when it is tried again, of what is parked';
+'when it is tried again, of what is parked; infinity: never, of what is unmatched';
 
 SELECT pg_catalog.pg_extension_config_dump('cusown_ops.webhook_inbox', '');
 SELECT pg_catalog.pg_extension_config_dump('cusown_ops.webhook_inbox_id_seq', '');
@@ -323,7 +324,7 @@ LANGUAGE c STABLE PARALLEL UNSAFE ROWS 10
 AS 'MODULE_PATHNAME', 'cusown_webhook_backlog';
 
 COMMENT ON FUNCTION @extschema@.cusown_webhook_backlog() IS
-'Webhook events that have no payment: parked ones, which the job retry_parked_webhooks tries again, and unmatched ones, which it has given up on within the last 30 days and the worklist has. Writes nothing, works on a standby.
+'Webhook events that have no payment: parked ones, which the job retry_parked_webhooks tries again, and unmatched ones, which it has given up on after cusown_ops.webhook_ttl and the worklist has. Writes nothing, works on a standby.
 Returns a row per provider, outcome and event_type: how many, the oldest, and when the next is tried.
 Errors: UO001 no application attached.
 Source: runbook Payment Mismatch, step 2.';

@@ -18,11 +18,12 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "common/sha2.h"
 #include "executor/spi.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/timestamp.h"
 
+#include "cusown_ops.h"
 #include "template.h"
 #include "webhook.h"
 
@@ -58,30 +59,57 @@ static const Template add_event = {
 	15, {NAMEOID, TEXTOID, TEXTOID, TEXTOID, BYTEAOID, TEXTOID, TEXTOID, UUIDARRAYOID, TEXTOID, TEXTOID, INT8OID, TEXTOID, INT8OID, UUIDOID, BYTEAOID},.planned_once = true
 };
 
+#define EVENT_COLUMNS \
+	"i.provider, i.event_id, i.event_type, i.event, i.provider_ref," \
+	" i.payment_ids, i.order_ref, i.transaction_ref, i.amount, i.currency," \
+	" i.refunded, pg_catalog.encode(i.body_sha256, 'hex') AS hash"
+
 static const Template lock_event = {
-	"SELECT " KEPT_COLUMNS ", i.provider, i.event_id, i.event_type, i.event,"
-	" i.provider_ref, i.payment_ids, i.order_ref, i.transaction_ref, i.amount,"
-	" i.currency, i.refunded,"
-	" pg_catalog.encode(i.body_sha256, 'hex') AS hash"
+	"SELECT " KEPT_COLUMNS ", " EVENT_COLUMNS
 	" FROM cusown_ops.webhook_inbox i"
 	" WHERE i.app_schema = $1 AND i.id = $2 FOR UPDATE",
 	2, {NAMEOID, INT8OID},.planned_once = true
 };
 
+/* $2 by when, $3 how many; what came before $4 is over */
+static const Template due_events = {
+	"SELECT i.id, " EVENT_COLUMNS ", i.received_at < $4 AS is_over"
+	" FROM cusown_ops.webhook_inbox i WHERE i.app_schema = $1"
+	" AND i.next_try IS NOT NULL AND i.next_try <= $2"
+	" ORDER BY i.next_try, i.id LIMIT $3 FOR UPDATE SKIP LOCKED",
+	4, {NAMEOID, TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID}
+};
+
+/* $3 and on what the body of the event $2 says now */
+static const Template reread_event = {
+	"UPDATE cusown_ops.webhook_inbox i SET event_type := $3, event := $4,"
+	" provider_ref := $5, payment_ids := $6, order_ref := $7,"
+	" transaction_ref := $8, amount := $9, currency := $10, refunded := $11"
+	" WHERE i.app_schema = $1 AND i.id = $2",
+	11, {NAMEOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, UUIDARRAYOID, TEXTOID, TEXTOID, INT8OID, TEXTOID, INT8OID}
+};
+
+static const Template read_body = {
+	"SELECT b.body FROM cusown_ops.webhook_body b"
+	" WHERE b.app_schema = $1 AND b.inbox_id = $2",
+	2, {NAMEOID, INT8OID}
+};
+
 /*
- * $3 outcome, $4 mismatch, $5 detail, $6 payment, $7 what it does now.  What is
- * parked is tried again after a minute, then after twice as long each time, at
- * last once an hour.
+ * $3 outcome, $4 mismatch, $5 detail, $6 payment.  What is parked is tried again
+ * after a minute, then after twice as long each time, at last once an hour; what
+ * is unmatched, never.
  */
 static const Template settle_event = {
 	"UPDATE cusown_ops.webhook_inbox i SET outcome := $3, mismatch := $4,"
-	" detail := $5, payment_id := $6, event := $7, tries := CASE"
+	" detail := $5, payment_id := $6, tries := CASE"
 	" WHEN i.outcome = 'received' THEN 1 ELSE (i.tries + 1) END,"
 	" next_try := CASE WHEN $3 = 'parked' THEN (pg_catalog.now()"
 	" + least(interval '1 hour', interval '1 minute'"
-	" * pg_catalog.power(2, least(i.tries - 1, 9)))) END"
+	" * pg_catalog.power(2, least(i.tries - 1, 9))))"
+	" WHEN $3 = 'unmatched' THEN 'infinity'::timestamptz END"
 	" WHERE i.app_schema = $1 AND i.id = $2",
-	7, {NAMEOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, UUIDOID, TEXTOID},.planned_once = true
+	6, {NAMEOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, UUIDOID},.planned_once = true
 };
 
 /* ---------- how an event stands there ---------- */
@@ -98,27 +126,23 @@ outcome_named(const char *name)
 }
 
 static int64
-read_number(const char *column, bool *is_there)
+read_number(uint64 row, const char *column, bool *is_there)
 {
 	bool		isnull;
-	Datum		value = template_column(0, column, &isnull);
+	Datum		value = template_column(row, column, &isnull);
 
 	*is_there = !isnull;
 	return isnull ? 0 : DatumGetInt64(value);
 }
 
-/* of the last result, if there is a row */
-static bool
-read_kept(uint64 rows, WebhookKept *kept)
+static void
+read_kept(uint64 row, WebhookKept *kept)
 {
 	bool		is_there;
 
-	if (rows == 0)
-		return false;
-	kept->inbox_id = read_number("id", &is_there);
-	kept->outcome = outcome_named(template_text(0, "outcome"));
-	kept->has_payment = template_uuid(0, "payment_id", &kept->payment);
-	return true;
+	kept->inbox_id = read_number(row, "id", &is_there);
+	kept->outcome = outcome_named(template_text(row, "outcome"));
+	kept->has_payment = template_uuid(row, "payment_id", &kept->payment);
 }
 
 /* whether the event is known, by its body or by its id */
@@ -134,8 +158,9 @@ webhook_inbox_find(const WebhookWork *work, const char *provider,
 	values[1] = CStringGetTextDatum(provider);
 	values[2] = PointerGetDatum(work->sha256);
 	template_set_text(values, nulls, 4, event_id);
-	found = read_kept(template_execute(NULL, &find_event, values, nulls, false),
-					  kept);
+	found = template_execute(NULL, &find_event, values, nulls, false) > 0;
+	if (found)
+		read_kept(0, kept);
 	SPI_freetuptable(SPI_tuptable);
 	return found;
 }
@@ -168,16 +193,16 @@ webhook_inbox_add(WebhookWork *work, const WebhookEvent *event, bytea *body)
 	values[14] = PointerGetDatum(body);
 	added = template_execute(NULL, &add_event, values, nulls, false) > 0;
 	if (added)
-		work->inbox_id = read_number("id", &added);
+		work->inbox_id = read_number(0, "id", &added);
 	SPI_freetuptable(SPI_tuptable);
 	return added;
 }
 
 static void
-read_ids(WebhookEvent *event)
+read_ids(uint64 row, WebhookEvent *event)
 {
 	bool		isnull;
-	Datum		array = template_column(0, "payment_ids", &isnull);
+	Datum		array = template_column(row, "payment_ids", &isnull);
 	Datum	   *ids;
 	bool	   *nulls;
 	int			count;
@@ -192,19 +217,19 @@ read_ids(WebhookEvent *event)
 }
 
 static void
-read_event(WebhookEvent *event)
+read_event(uint64 row, WebhookEvent *event)
 {
-	event->provider = template_text(0, "provider");
-	event->id = template_text(0, "event_id");
-	event->type = template_text(0, "event_type");
-	event->event = template_text(0, "event");
-	event->provider_ref = template_text(0, "provider_ref");
-	event->order_ref = template_text(0, "order_ref");
-	event->transaction_ref = template_text(0, "transaction_ref");
-	event->amount = read_number("amount", &event->has_amount);
-	event->currency = template_text(0, "currency");
-	event->refunded = read_number("refunded", &event->has_refunded);
-	read_ids(event);
+	event->provider = template_text(row, "provider");
+	event->id = template_text(row, "event_id");
+	event->type = template_text(row, "event_type");
+	event->event = template_text(row, "event");
+	event->provider_ref = template_text(row, "provider_ref");
+	event->order_ref = template_text(row, "order_ref");
+	event->transaction_ref = template_text(row, "transaction_ref");
+	event->amount = read_number(row, "amount", &event->has_amount);
+	event->currency = template_text(row, "currency");
+	event->refunded = read_number(row, "refunded", &event->has_refunded);
+	read_ids(row, event);
 }
 
 /* waits for whoever works on it; false: there is none */
@@ -216,23 +241,92 @@ webhook_inbox_lock(WebhookWork *work, WebhookEvent *event, WebhookKept *kept)
 
 	values[0] = template_name(work->binding->app_schema);
 	values[1] = Int64GetDatum(work->inbox_id);
-	found = read_kept(template_execute(NULL, &lock_event, values, NULL, false),
-					  kept);
+	found = template_execute(NULL, &lock_event, values, NULL, false) > 0;
 	if (found)
 	{
-		read_event(event);
+		read_kept(0, kept);
+		read_event(0, event);
 		work->hash = template_text(0, "hash");
 	}
 	SPI_freetuptable(SPI_tuptable);
 	return found;
 }
 
+/* parked events that are due, locked; those that somebody has are left out */
+int
+webhook_inbox_due(Binding *binding, TimestampTz as_of, int max,
+				  WebhookDue **due)
+{
+	Datum		values[4];
+	uint64		rows;
+
+	values[0] = template_name(binding->app_schema);
+	values[1] = TimestampTzGetDatum(as_of);
+	values[2] = Int64GetDatum(max);
+	values[3] = TimestampTzGetDatum(as_of -
+									cusown_webhook_ttl * USECS_PER_SEC);
+	rows = template_execute(NULL, &due_events, values, NULL, false);
+	*due = palloc0(Max(rows, 1) * sizeof(WebhookDue));
+	for (uint64 row = 0; row < rows; row++)
+	{
+		WebhookDue *one = &(*due)[row];
+		bool		is_there;
+
+		one->work.binding = binding;
+		one->work.inbox_id = read_number(row, "id", &is_there);
+		one->work.hash = template_text(row, "hash");
+		one->is_over = template_bool(row, "is_over");
+		read_event(row, &one->event);
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return (int) rows;
+}
+
+/* a copy, or NULL where it is kept no more */
+bytea *
+webhook_inbox_body(const WebhookWork *work)
+{
+	Datum		values[2];
+	bytea	   *body = NULL;
+	bool		isnull;
+
+	values[0] = template_name(work->binding->app_schema);
+	values[1] = Int64GetDatum(work->inbox_id);
+	if (template_execute(NULL, &read_body, values, NULL, false) > 0)
+		body = DatumGetByteaPCopy(template_column(0, "body", &isnull));
+	SPI_freetuptable(SPI_tuptable);
+	return body;
+}
+
+/* keeps what the event says, read again */
+void
+webhook_inbox_reread(const WebhookWork *work, const WebhookEvent *event)
+{
+	Datum		values[11];
+	char		nulls[] = "           ";
+
+	values[0] = template_name(work->binding->app_schema);
+	values[1] = Int64GetDatum(work->inbox_id);
+	template_set_text(values, nulls, 3, event->type);
+	template_set_text(values, nulls, 4, event->event);
+	template_set_text(values, nulls, 5, event->provider_ref);
+	values[5] = uuid_list_datum(&event->payment_ids);
+	template_set_text(values, nulls, 7, event->order_ref);
+	template_set_text(values, nulls, 8, event->transaction_ref);
+	template_set_value(values, nulls, 9, event->has_amount,
+					   Int64GetDatum(event->amount));
+	template_set_text(values, nulls, 10, event->currency);
+	template_set_value(values, nulls, 11, event->has_refunded,
+					   Int64GetDatum(event->refunded));
+	template_execute(NULL, &reread_event, values, nulls, false);
+}
+
 /* keeps what became of it */
 void
-webhook_inbox_settle(const WebhookWork *work, const WebhookEvent *event)
+webhook_inbox_settle(const WebhookWork *work)
 {
-	Datum		values[7];
-	char		nulls[] = "       ";
+	Datum		values[6];
+	char		nulls[] = "      ";
 
 	values[0] = template_name(work->binding->app_schema);
 	values[1] = Int64GetDatum(work->inbox_id);
@@ -242,6 +336,5 @@ webhook_inbox_settle(const WebhookWork *work, const WebhookEvent *event)
 	template_set_text(values, nulls, 5, work->detail);
 	template_set_value(values, nulls, 6, work->has_payment,
 					   UUIDPGetDatum(&work->payment));
-	template_set_text(values, nulls, 7, event->event);
 	template_execute(NULL, &settle_event, values, nulls, false);
 }
