@@ -96,7 +96,7 @@ static const char *const relations_read[] = {
 
 /* texts that are labels, codes and references, never somebody's words */
 static const char *const harmless_texts[] = {
-	"status", "provider", "provider_ref", "currency", "order_id",
+	"status", "event", "outcome", "provider", "provider_ref", "currency", "order_id",
 	"transaction_id", "webhook_payload_hash", "verification_method",
 	"payment_type", "cancelled_by", "no_show_marked_by", "entity",
 	"actor_type", "actor_role", "severity", "from_status", "to_status",
@@ -300,6 +300,17 @@ static const FactSource sources[] = {
 			" r.refund_ref AS refund_ref FROM cusown_ops.payment_refund r"
 			" WHERE r.app_schema = " APP_SCHEMA
 			" AND r.payment_id = ANY (" PAYMENTS ") ORDER BY r.refund_ref",
+			CASE_ARGS
+	}},
+	{"webhook_inbox", true, NULL, {
+			"SELECT i.received_at AS at, i.event_type AS what, i.id AS id,"
+			" i.payment_id AS payment_id, i.provider AS provider,"
+			" i.event AS event, i.outcome AS outcome, i.detail AS finding,"
+			" i.provider_ref AS provider_ref, i.order_ref AS order_id,"
+			" i.transaction_ref AS transaction_id, i.amount AS amount,"
+			" i.currency AS currency, i.refunded AS refunded"
+			" FROM cusown_ops.webhook_inbox i WHERE i.app_schema = " APP_SCHEMA
+			" AND i.payment_id = ANY (" PAYMENTS ") ORDER BY i.id",
 			CASE_ARGS
 	}},
 	{"attention", true, NULL, {

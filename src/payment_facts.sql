@@ -22,7 +22,7 @@ LANGUAGE c STABLE PARALLEL UNSAFE ROWS 30
 AS 'MODULE_PATHNAME', 'cusown_payment_facts';
 
 COMMENT ON FUNCTION @extschema@.cusown_payment_facts(uuid, boolean) IS
-'What is known of a payment or a booking: the booking, all of its payments, its slot since it was booked, both audit trails, idempotency keys, refunds and the worklist. Writes nothing, works on a standby.
+'What is known of a payment or a booking: the booking, all of its payments, its slot since it was booked, both audit trails, idempotency keys, refunds, webhook events and the worklist. Writes nothing, works on a standby.
 id: of the payment or of the booking.
 with_personal_data: also names, phones, addresses, free text, idempotency keys, and the JSON of the audit trails as a whole; for who may execute cusown_ops.may_read_personal_data().
 Returns facts in the order of time, those without a time last. source: canonical name of the table; detail: canonical names of its columns that are not null, absolute times in UTC, amounts in minor units. Where row-level security may hide rows of a table, a fact says so.
