@@ -44,7 +44,7 @@ CREATE TEMP TABLE attached AS SELECT * FROM cusown_attach();
 SELECT status, count(*) AS names FROM attached GROUP BY status ORDER BY status;
 SELECT attribute AS warning, remedy FROM attached WHERE status = 'warning';
 
-SELECT expect('warnings', count(*), 7::bigint) AS n
+SELECT expect('warnings', count(*), 9::bigint) AS n
 FROM attached WHERE status = 'warning' \gset
 
 \echo '3. What is due, and what may happen to it.  This writes nothing.'

@@ -146,6 +146,13 @@ CREATE INDEX other2 ON app.payments (booking_id) WHERE status <> 'expired';
 SELECT * FROM pg_temp.plain_index;
 CREATE INDEX other3 ON app.payments (booking_id, status);
 SELECT * FROM pg_temp.plain_index;
+-- what is looked up is never null
+DROP INDEX app.payments_order_id_idx, app.payments_transaction_id_idx;
+CREATE INDEX other4 ON app.payments (order_id) WHERE transaction_id IS NOT NULL;
+CREATE INDEX other5 ON app.payments (transaction_id) WHERE transaction_id IS NULL;
+SELECT * FROM pg_temp.plain_index;
+CREATE INDEX other6 ON app.payments (order_id) WHERE order_id IS NOT NULL;
+SELECT * FROM pg_temp.plain_index;
 
 -- Everything that is wrong is one error, each with its DDL, and nothing is
 -- written; a dry run shows the same.

@@ -166,6 +166,47 @@ is_implied(List *predicate, const Lookup *lookup, const Resolved *status,
 	return predicate_implied_by(predicate, list_make1(condition), false);
 }
 
+static AttrNumber
+attnum_of(List *resolved, const char *relation, const char *attribute)
+{
+	const Resolved *column = attach_find(resolved, relation, attribute);
+
+	return column == NULL ? InvalidAttrNumber : column->attnum;
+}
+
+static bool
+is_looked_up(const Node *expression, const Lookup *lookup, List *resolved)
+{
+	const Var  *column = (const Var *) expression;
+
+	if (!IsA(expression, Var))
+		return false;
+	for (int i = 0; i < MAX_KEY_COLUMNS && lookup->columns[i] != NULL; i++)
+	{
+		if (column->varattno == attnum_of(resolved, lookup->relation,
+										  lookup->columns[i]))
+			return true;
+	}
+	return false;
+}
+
+/* whether only rows are left out in which a column that is looked up is null */
+static bool
+leaves_out_nulls(List *predicate, const Lookup *lookup, List *resolved)
+{
+	ListCell   *lc;
+
+	foreach(lc, predicate)
+	{
+		const NullTest *test = lfirst(lc);
+
+		if (!IsA(test, NullTest) || test->nulltesttype != IS_NOT_NULL ||
+			!is_looked_up((const Node *) test->arg, lookup, resolved))
+			return false;
+	}
+	return true;
+}
+
 /*
  * Whether the index holds every row that the look-up asks for.  For being
  * unique, a condition that our templates could not use will do as well.
@@ -178,7 +219,7 @@ covers_rows(Relation index, const Lookup *lookup, List *resolved)
 	Oid			type;
 	Oid			cast;
 
-	if (predicate == NIL)
+	if (leaves_out_nulls(predicate, lookup, resolved))
 		return true;
 	if (lookup->status == NULL || status == NULL)
 		return false;
@@ -187,14 +228,6 @@ covers_rows(Relation index, const Lookup *lookup, List *resolved)
 	return is_implied(predicate, lookup, status, cast) ||
 		(lookup->unique && !type_is_enum(getBaseType(type)) &&
 		 is_implied(predicate, lookup, status, InvalidOid));
-}
-
-static AttrNumber
-attnum_of(List *resolved, const char *relation, const char *attribute)
-{
-	const Resolved *column = attach_find(resolved, relation, attribute);
-
-	return column == NULL ? InvalidAttrNumber : column->attnum;
 }
 
 /*
