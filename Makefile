@@ -36,6 +36,7 @@ OBJS = \
 	src/guard_install.o \
 	src/history.o \
 	src/hold.o \
+	src/idempotency.o \
 	src/job.o \
 	src/launcher.o \
 	src/lazy.o \
@@ -97,6 +98,7 @@ SQL_PARTS = \
 	src/reconcile.sql \
 	src/payment_facts.sql \
 	src/payment_mismatch.sql \
+	src/idempotency.sql \
 	src/worker.sql \
 	src/grant.sql \
 	src/rights.sql
@@ -105,7 +107,7 @@ DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile job cron cron_health worker change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile idempotency job cron cron_health worker change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

@@ -29,6 +29,7 @@
 #include "utils/timestamp.h"
 
 #include "cusown_ops.h"
+#include "idempotency.h"
 #include "job.h"
 #include "lazy.h"
 #include "ledger.h"
@@ -132,7 +133,8 @@ static const Template detached_schemas = {
 	" UNION " SCHEMAS_OF("cusown_ops.job_run")
 	" UNION " SCHEMAS_OF("cusown_ops.payment_refund")
 	" UNION " SCHEMAS_OF("cusown_ops.statement")
-	" UNION " SCHEMAS_OF("cusown_ops.statement_line") ") d"
+	" UNION " SCHEMAS_OF("cusown_ops.statement_line")
+	" UNION " SCHEMAS_OF("cusown_ops.idempotency_key") ") d"
 	" WHERE NOT EXISTS (SELECT FROM cusown_ops.binding n"
 	" WHERE n.app_schema = d.app_schema)",
 	0, {0}
@@ -178,6 +180,7 @@ prune_schema(JobRun *run, const NameData *schema, bool detached, int64 before)
 		return;
 	prune(run, &prune_runs, schema, age, before);
 	prune(run, &prune_refunds, schema, age, before);
+	prune(run, &prune_expired_keys, schema, 0, before);
 }
 
 static void

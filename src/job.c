@@ -53,6 +53,7 @@ static const Job *const jobs[] = {
 	&mark_no_show_job,
 	&prune_history_job,
 	&expire_payments_job,
+	&prune_idempotency_job,
 };
 
 /* one call of cusown_run_job() */

@@ -569,13 +569,6 @@ check_provider(const char *provider)
 				 errmsg("provider must have from 1 to %d bytes", MAX_PROVIDER)));
 }
 
-/* error_context_stack: the caller's statement holds the report, with whoever paid */
-static void
-hide_statement(void *arg)
-{
-	errhidestmt(true);
-}
-
 static void
 check_arguments(FunctionCallInfo fcinfo, const char *verb, const char *third)
 {
@@ -592,7 +585,8 @@ load(FunctionCallInfo fcinfo, const char *verb, const char *third,
 	 TakeReport take_report)
 {
 	Loading		loading = {0};
-	ErrorContextCallback hide = {error_context_stack, hide_statement, NULL};
+	/* the caller's statement holds the report, with whoever paid */
+	ErrorContextCallback hide = {error_context_stack, verb_hide_statement, NULL};
 
 	error_context_stack = &hide;
 	check_arguments(fcinfo, verb, third);

@@ -59,6 +59,16 @@ verb_check_transaction(const char *verb)
 				 errhint("Call it under READ COMMITTED, where rows are read again after they were locked.")));
 }
 
+/*
+ * On error_context_stack: keeps the caller's statement, whose arguments are
+ * nobody's business, out of the log.
+ */
+void
+verb_hide_statement(void *arg)
+{
+	errhidestmt(true);
+}
+
 /* for messages */
 char *
 verb_uuid_text(const pg_uuid_t *id)

@@ -17,6 +17,7 @@
 typedef void (*VerbBody) (void *state);
 
 extern void verb_check_transaction(const char *verb);
+extern void verb_hide_statement(void *arg);
 extern char *verb_uuid_text(const pg_uuid_t *id);
 extern bool verb_is_blinded(const Binding *binding, const char *relation);
 extern void verb_check_row_security(const Binding *binding,
