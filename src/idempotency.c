@@ -57,8 +57,8 @@
 /* a token is exact where numbers are doubles, as in JavaScript */
 #define TOKEN_BITS 53
 
-/* an INSERT that took longer may have waited */
-#define INSERT_MS 5
+/* a statement that took longer may have waited for somebody */
+#define WAIT_MS 5
 
 /* which key */
 typedef struct KeyName
@@ -76,7 +76,7 @@ typedef struct KeyBeginning
 	Interval   *ttl;
 	Interval   *lease;
 	MemoryContext context;		/* outlives the body */
-	const char *state;			/* what is returned; NULL: not known yet */
+	const char *state;			/* what is returned, once that is known */
 	int64		token;
 	Jsonb	   *response;		/* NULL for null */
 	TimestampTz wait;			/* microseconds */
@@ -403,22 +403,29 @@ take(KeyBeginning *beginning, int64 token_before, TimestampTz moment)
 	return template_execute(NULL, &take_key, values, nulls, false) > 0;
 }
 
-/*
- * False: it is there.  Where this had to wait for one that came to nothing, the
- * lease counts from when it did.
- */
+/* false: it is there */
 static bool
-insert(KeyBeginning *beginning)
+insert(KeyBeginning *beginning, TimestampTz moment)
 {
-	TimestampTz moment = GetCurrentTimestamp();
 	Datum		values[8];
 	char		nulls[] = "        ";
 
 	put_key(beginning, moment, values, nulls);
-	if (template_execute(NULL, &insert_key, values, nulls, false) == 0)
-		return false;
-	if (TimestampDifferenceExceeds(moment, GetCurrentTimestamp(), INSERT_MS))
-		(void) take(beginning, beginning->token, GetCurrentTimestamp());
+	return template_execute(NULL, &insert_key, values, nulls, false) > 0;
+}
+
+/*
+ * Who had to wait for somebody who then came to nothing has its lease from now
+ * on, not from when it began to wait.
+ */
+static bool
+proceed(KeyBeginning *beginning, TimestampTz moment)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (TimestampDifferenceExceeds(moment, now, WAIT_MS))
+		(void) take(beginning, beginning->token, now);
+	beginning->state = "proceed";
 	return true;
 }
 
@@ -486,12 +493,11 @@ state_of(const KeyRow *row, TimestampTz moment)
 static bool
 try_to_begin(KeyBeginning *beginning)
 {
-	TimestampTz moment;
+	TimestampTz moment = GetCurrentTimestamp();
 	KeyRow		row;
 
-	beginning->state = "proceed";
-	if (insert(beginning))
-		return true;
+	if (insert(beginning, moment))
+		return proceed(beginning, moment);
 	if (!read_row(beginning, &row))
 		return false;
 	moment = GetCurrentTimestamp();
@@ -499,8 +505,8 @@ try_to_begin(KeyBeginning *beginning)
 	beginning->wait = row.lease_until - moment;
 	if (beginning->state != NULL)
 		return true;
-	beginning->state = "proceed";
-	return take(beginning, row.token, moment);
+	return take(beginning, row.token, moment) &&
+		proceed(beginning, moment);
 }
 
 static void
