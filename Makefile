@@ -37,6 +37,7 @@ OBJS = \
 	src/header.o \
 	src/history.o \
 	src/hold.o \
+	src/idempotency.o \
 	src/job.o \
 	src/launcher.o \
 	src/lazy.o \
@@ -109,6 +110,7 @@ SQL_PARTS = \
 	src/payment_facts.sql \
 	src/payment_mismatch.sql \
 	src/signature.sql \
+	src/idempotency.sql \
 	src/worker.sql \
 	src/grant.sql \
 	src/rights.sql
@@ -117,7 +119,7 @@ DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile signature job cron cron_health worker change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile signature webhook idempotency job cron cron_health worker change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

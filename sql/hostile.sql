@@ -146,7 +146,7 @@ END
 $$;
 CALL pg_temp.make_hostile('{uuid,text,varchar,name,timestamptz,interval,jsonb,
   boolean,smallint,integer,bigint,double precision,uuid[],text[],name[],date,time,
-  wild_enum.payment_status}');
+  wild_enum.payment_status,bytea}');
 DO $$
 DECLARE
   signature text;
@@ -198,6 +198,7 @@ CREATE TABLE hostile.statement_line (trap integer);
 CREATE TABLE hostile.app_payment (trap integer);
 CREATE TABLE hostile.booking_lifecycle_audit (trap integer);
 CREATE TABLE hostile.idempotency_keys (trap integer);
+CREATE TABLE hostile.idempotency_key (trap integer);
 CREATE TABLE hostile.binding (trap integer);
 CREATE TABLE hostile.attention (trap integer);
 CREATE TABLE hostile.state_transition (trap integer);
@@ -353,6 +354,14 @@ LANGUAGE sql AS $$
     'SELECT source, what FROM public.cusown_payment_facts(pg_catalog.md5(''one'')::pg_catalog.uuid, true) ORDER BY source USING OPERATOR(pg_catalog.<), what USING OPERATOR(pg_catalog.<)',
     'SELECT pg_catalog.jsonb_array_length(public.cusown_payment_case(pg_catalog.md5(''held'')::pg_catalog.uuid) OPERATOR(pg_catalog.->) ''facts'')',
     'SELECT kind, severity, finding FROM public.cusown_payment_mismatches()',
+    'SELECT b.state, public.cusown_idempotency_complete(''s'', ''k'', b.token, ''{"a": 1}'') FROM public.cusown_idempotency_begin(''s'', ''k'', ''[1]'') b',
+    'SELECT state, response FROM public.cusown_idempotency_begin(''s'', ''k'', ''[1]'')',
+    'SELECT public.cusown_idempotency_complete(k.scope, k.key, k.token, k.response) FROM cusown_ops.idempotency_key k WHERE k.app_schema OPERATOR(pg_catalog.=) ''{app}''',
+    'SELECT state FROM public.cusown_idempotency_begin(''s'', ''k 2'', lease => ''0'')',
+    'SELECT b.state, public.cusown_idempotency_abandon(''s'', ''k 2'', b.token) FROM public.cusown_idempotency_begin(''s'', ''k 2'', lease => ''0'') b',
+    'UPDATE cusown_ops.idempotency_key SET expires_at = pg_catalog.now() WHERE app_schema OPERATOR(pg_catalog.=) ''{app}''',
+    'CALL public.cusown_run_job(''prune_idempotency'')',
+    'SELECT pg_catalog.count(*) FROM cusown_ops.idempotency_key WHERE app_schema OPERATOR(pg_catalog.=) ''{app}''',
     'SELECT public.cusown_grant(''regress_hostile_operator'', ''operator'')',
     'SELECT public.cusown_detach(''{app}'')',
     'SELECT * FROM public.cusown_due_bookings()',

@@ -25,6 +25,12 @@
 /* another booking, or its hold, is on the slot */
 #define ERRCODE_CUSOWN_SLOT_TAKEN			MAKE_SQLSTATE('U', 'O', '0', '0', '4')
 
+/* an idempotency key came with another request */
+#define ERRCODE_CUSOWN_KEY_REUSED			MAKE_SQLSTATE('U', 'O', '0', '0', '5')
+
+/* a request with this idempotency key is in progress */
+#define ERRCODE_CUSOWN_IN_PROGRESS			MAKE_SQLSTATE('U', 'O', '0', '0', '6')
+
 /* a status is guarded */
 #define ERRCODE_CUSOWN_GUARDED				MAKE_SQLSTATE('U', 'O', '0', '0', '7')
 

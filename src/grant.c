@@ -93,6 +93,9 @@ static const FunctionRight function_rights[] = {
 	{"cusown_webhook_replay", OPERATOR},
 	{"cusown_webhook_backlog", MONITOR | APPLICATION | OPERATOR},
 	{"shipped_webhook_events", MONITOR | APPLICATION | OPERATOR},
+	{"cusown_idempotency_begin", APPLICATION | OPERATOR},
+	{"cusown_idempotency_complete", APPLICATION | OPERATOR},
+	{"cusown_idempotency_abandon", APPLICATION | OPERATOR},
 	{"cusown_resolve_double_bookings", OPERATOR},
 	{"cusown_keep_booking", OPERATOR},
 	{"cusown_repair_slots", OPERATOR},
@@ -196,6 +199,11 @@ static const TableRight table_rights[] = {
 	{"statement_line", "insert", OPERATOR},
 	{"statement_line", "update", OPERATOR},
 	{"statement_line", "delete", OPERATOR},
+	/* responses are for who asked: no monitor reads them */
+	{"idempotency_key", "select", APPLICATION | OPERATOR},
+	{"idempotency_key", "insert", APPLICATION | OPERATOR},
+	{"idempotency_key", "update", APPLICATION | OPERATOR},
+	{"idempotency_key", "delete", APPLICATION | OPERATOR},
 };
 
 /* rights on the application's tables that functions of a profile use */

@@ -32,6 +32,7 @@
 #include "utils/timestamp.h"
 
 #include "cusown_ops.h"
+#include "idempotency.h"
 #include "job.h"
 #include "lazy.h"
 #include "ledger.h"
@@ -167,7 +168,8 @@ static const Template detached_schemas = {
 	" UNION " SCHEMAS_OF("cusown_ops.statement_line")
 	" UNION " SCHEMAS_OF("cusown_ops.webhook_body")
 	" UNION " SCHEMAS_OF("cusown_ops.webhook_inbox")
-	" UNION " SCHEMAS_OF("cusown_ops.webhook_rejected") ") d"
+	" UNION " SCHEMAS_OF("cusown_ops.webhook_rejected")
+	" UNION " SCHEMAS_OF("cusown_ops.idempotency_key") ") d"
 	" WHERE NOT EXISTS (SELECT FROM cusown_ops.binding n"
 	" WHERE n.app_schema = d.app_schema)",
 	0, {0}
@@ -217,6 +219,7 @@ prune_schema(JobRun *run, const NameData *schema, bool detached, int64 before)
 	prune(run, &prune_refunds, schema, age, before);
 	prune(run, &prune_inbox, schema, age, before);
 	prune(run, &prune_rejected, schema, age, before);
+	prune(run, &prune_expired_keys, schema, 0, before);
 }
 
 static void

@@ -54,6 +54,7 @@ static const Job *const jobs[] = {
 	&prune_history_job,
 	&expire_payments_job,
 	&retry_parked_webhooks_job,
+	&prune_idempotency_job,
 };
 
 /* one call of cusown_run_job() */

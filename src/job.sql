@@ -36,7 +36,7 @@ CREATE FUNCTION cusown_ops.shipped_jobs(
   OUT every interval,
   OUT enabled boolean)
 RETURNS SETOF record
-LANGUAGE c IMMUTABLE PARALLEL SAFE ROWS 5
+LANGUAGE c IMMUTABLE PARALLEL SAFE ROWS 6
 AS 'MODULE_PATHNAME', 'cusown_shipped_jobs';
 
 COMMENT ON FUNCTION cusown_ops.shipped_jobs() IS
@@ -48,7 +48,7 @@ CREATE FUNCTION @extschema@.cusown_jobs(
   OUT enabled boolean,
   OUT description text)
 RETURNS SETOF record
-LANGUAGE sql STABLE PARALLEL SAFE ROWS 5
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 6
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
   SELECT s.name, coalesce(j.every, s.every), coalesce(j.enabled, s.enabled),

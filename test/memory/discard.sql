@@ -47,6 +47,12 @@ UPDATE cusown_ops.attention SET next_try = next_try + interval '1 day';
 CALL cusown_run_job('expire_bookings');
 CALL cusown_run_job('release_expired_holds');
 CALL cusown_run_job('mark_no_show');
+SELECT b.state, cusown_idempotency_complete('s', 'k', b.token, '{"a": [1.50, null]}') FROM cusown_idempotency_begin('s', 'k', '{"b": [1.50, "x"]}') b;
+SELECT state, response FROM cusown_idempotency_begin('s', 'k', '{"b": [1.5, "x"]}');
+SELECT cusown_idempotency_complete('s', 'k', -1, NULL);
+SELECT b.state, cusown_idempotency_abandon('s', 'k 2', b.token) FROM cusown_idempotency_begin('s', 'k 2') b;
+UPDATE cusown_ops.idempotency_key SET expires_at = now();
+CALL cusown_run_job('prune_idempotency');
 RESET cusown_ops.app_schema;
 -- on both
 CALL cusown_run_job('prune_history');

@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(341);
+SELECT plan(357);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -170,6 +170,12 @@ INSERT INTO t.act (what, sql) VALUES
   ('see personal data in them',  'SELECT count(*) FROM cusown_payment_facts((SELECT id FROM payments ORDER BY id LIMIT 1), true)'),
   ('take a case to a ticket',    'SELECT cusown_payment_case((SELECT id FROM payments ORDER BY id LIMIT 1))'),
   ('see payments at odds',       'SELECT count(*) FROM cusown_payment_mismatches()'),
+  ('begin a request',            'SELECT state FROM cusown_idempotency_begin(''s'', ''k'', lease => ''0'')'),
+  ('complete a request',
+   'SELECT cusown_idempotency_complete(''s'', ''k'', token, ''1'') FROM cusown_idempotency_begin(''s'', ''k'', lease => ''0'')'),
+  ('abandon a request',
+   'SELECT cusown_idempotency_abandon(''s'', ''k'', token) FROM cusown_idempotency_begin(''s'', ''k'', lease => ''0'')'),
+  ('see responses',              'SELECT count(response) FROM cusown_ops.idempotency_key'),
   ('see refunds',                'SELECT count(*) FROM cusown_ops.payment_refund'),
   ('forget refunds',             'DELETE FROM cusown_ops.payment_refund'),
   ('forge the trail of a payment',
@@ -193,6 +199,7 @@ SELECT p, w FROM unnest(ARRAY['application', 'operator']) p,
   unnest(ARRAY['expire', 'expire as a dry run', 'expire on a request', 'write a request''s run', 'release holds', 'mark no-shows',
                'confirm a booking', 'reject a booking', 'cancel a booking', 'undo an answer',
                'add to the worklist', 'change the worklist', 'move a payment', 'expire payments',
+               'begin a request', 'complete a request', 'abandon a request', 'see responses',
                'cancel a booking by itself', 'write audit rows']) w
 UNION ALL
 SELECT 'operator', w FROM unnest(ARRAY[

@@ -106,6 +106,13 @@ my $refund = q{SELECT changed FROM cusown_payment_transition(
 	  ORDER BY p.refund_reason, p.id LIMIT 1),
 	'partial_refund', reason => 'the first one', refund_amount => 100, refund_ref => 'r1')};
 
+# a request that was carried out
+$node->safe_psql(
+	'source', q{
+	SET cusown_ops.app_schema = 'public';
+	SELECT cusown_idempotency_complete('booking', 'k', token, '{"id": 7}')
+	  FROM cusown_idempotency_begin('booking', 'k', '{"price": 1.50}')});
+
 # Some are expired, others are left for the restored database; one entry of
 # the worklist is closed by hand, one is kept back.
 $node->safe_psql(
@@ -229,6 +236,11 @@ foreach my $database (qw(from_custom from_sql))
 
 	is($node->safe_psql($database, qq{SET cusown_ops.app_schema = 'public'; $refund}),
 		'f', "$database: a refund that was told before does not count again");
+
+	is( $node->safe_psql($database,
+			q{SET cusown_ops.app_schema = 'public';
+			  SELECT state, response FROM cusown_idempotency_begin('booking', 'k', '{"price": 1.5}')}),
+		'replay|{"id": 7}', "$database: a request that was carried out is not carried out again");
 
 	# the first booking that was in flight is paid now
 	is( $node->safe_psql($database,

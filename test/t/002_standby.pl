@@ -110,6 +110,9 @@ my %refused = (
 	'cusown_install_constraints(blocking => true)' => 'building an index',
 	"cusown_payment_transition((SELECT min(id::text)::uuid FROM payments), 'verify')" => 'verifying a payment',
 	'cusown_expire_payments(dry_run => true)' => 'expiring payments',
+	"cusown_idempotency_begin('s', 'k')" => 'beginning a request',
+	"cusown_idempotency_complete('s', 'k', 1, NULL)" => 'completing a request',
+	"cusown_idempotency_abandon('s', 'k', 1)" => 'abandoning a request',
 	"cusown_grant('postgres', 'operator')" => 'granting');
 
 foreach my $call (sort keys %refused)
