@@ -116,13 +116,17 @@ SELECT * FROM cusown_payment_transition(p(3), 'late_capture', reason => 'it is t
 SELECT * FROM cusown_payment_transition(p(3), 'verify', provider_ref => 'pay_3'); -- fails
 SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => ' ', provider_ref => 'pay_3'); -- fails
 SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => 'it is there', provider_ref => E'\t'); -- fails
+SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => 'it is there', provider_ref => ''); -- fails
+SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => E'\f\u000b\u00a0\n', provider_ref => 'pay_3'); -- fails
 SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => 'it is there', provider_ref => 'pending-3'); -- fails
+SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => 'it is there', provider_ref => E' PENDING-3\u00a0'); -- fails
+SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => 'it is there', provider_ref => p(3) || E'\n'); -- fails
 SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => 'it is there', provider_ref => upper(p(3)::text)); -- fails
 -- a statement line that does not exist is no evidence, whatever else is said
 SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => 'it is there', provider_ref => 'pay_3', evidence => '{"statement_line_id": 12}'); -- fails
 \echo :SQLSTATE
 SELECT count(*) FROM report(3);
-SELECT * FROM cusown_payment_transition(p(3), 'verify', b(99), 'found on the dashboard', provider_ref => 'pay_3', evidence => '{"statement_line_id": null}');
+SELECT * FROM cusown_payment_transition(p(3), 'verify', b(99), 'found on the dashboard', provider_ref => E'\t pay_3\u00a0 ', evidence => '{"statement_line_id": null}');
 SELECT * FROM report(3);
 SELECT * FROM cusown_payment_transition(p(4), 'verify', reason => 'found on the dashboard', provider_ref => 'pending-'); -- fails
 SELECT * FROM cusown_payment_transition(p(4), 'late_capture', reason => 'found on the dashboard', provider_ref => 'pending-4a');

@@ -594,12 +594,28 @@ text_or_null(FunctionCallInfo fcinfo, int arg)
 	return PG_ARGISNULL(arg) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(arg));
 }
 
+/* a reference is pasted: with white space around it, it would be another one */
+static char *
+reference_or_null(FunctionCallInfo fcinfo, int arg, const char *name)
+{
+	char	   *reference = text_or_null(fcinfo, arg);
+
+	if (reference == NULL)
+		return NULL;
+	reference = payment_trim(reference);
+	if (reference[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", name)));
+	return reference;
+}
+
 static void
 read_refund(FunctionCallInfo fcinfo, PaymentCall *call)
 {
 	call->has_refund_amount = !PG_ARGISNULL(6);
 	call->refund_amount = call->has_refund_amount ? PG_GETARG_INT64(6) : 0;
-	call->refund_ref = text_or_null(fcinfo, 7);
+	call->refund_ref = reference_or_null(fcinfo, 7, "refund_ref");
 	if (!payment_is_refund(call->event) &&
 		(call->has_refund_amount || call->refund_ref != NULL))
 		ereport(ERROR,
@@ -609,10 +625,6 @@ read_refund(FunctionCallInfo fcinfo, PaymentCall *call)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("refund_amount must be greater than zero")));
-	if (call->refund_ref != NULL && call->refund_ref[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("refund_ref must not be empty")));
 	if (strcmp(call->event, EVENT_PARTIAL_REFUND) == 0)
 		verb_check_not_null(fcinfo, 6, "refund_amount");
 }
@@ -656,7 +668,7 @@ cusown_payment_transition(PG_FUNCTION_ARGS)
 	call.actor_type = call.actor == NULL ? "system" : "owner";
 	call.reason = text_or_null(fcinfo, 3);
 	call.evidence = PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4);
-	call.provider_ref = text_or_null(fcinfo, 5);
+	call.provider_ref = reference_or_null(fcinfo, 5, "provider_ref");
 	read_refund(fcinfo, &call);
 	payment_read_evidence(&call);
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)

@@ -39,6 +39,8 @@ typedef struct PaymentCall
 	int64		refund_amount;	/* with refund_ref of that refund, else of all
 								 * so far */
 	const char *refund_ref;		/* or NULL */
+	bool		is_matched;		/* reconciliation has found the statement line
+								 * that evidence names to be this payment's */
 	const char *method;			/* of verification */
 	Binding    *binding;
 	/* what was found under the lock */
@@ -62,6 +64,7 @@ extern void payment_move(PaymentCall *call);
 extern void payment_recheck_cancelled(Binding *binding);
 
 /* payment_evidence.c */
+extern char *payment_trim(char *text);
 extern void payment_read_evidence(PaymentCall *call);
 extern void payment_require_evidence(const PaymentCall *call);
 

@@ -341,6 +341,7 @@ call_for(const Run *run, const Finding *finding, int64 line)
 	call.reason = psprintf("statement " INT64_FORMAT, run->what.statement);
 	call.evidence = evidence_of(run, line);
 	call.provider_ref = finding->provider_ref;
+	call.is_matched = true;
 	payment_read_evidence(&call);
 	return call;
 }

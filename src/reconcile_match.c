@@ -255,9 +255,9 @@ static const Template names_of_some = {
 
 /* it has the provider's own reference, and that is another one */
 #define HAS_ANOTHER_REF \
-	"c.our_ref <> '' AND c.our_ref <> c.provider_ref" \
-	" AND c.our_ref !~ " PAYMENT_REF_PLACEHOLDER \
-	" AND pg_catalog.lower(c.our_ref) <> c.payment_id::text"
+	"c.our_ref <> c.provider_ref" \
+	" AND c.our_ref !~* " PAYMENT_REF_PLACEHOLDER \
+	" AND " PAYMENT_REF_BARE("c.our_ref") " <> c.payment_id::text"
 
 /*
  * What the provider has another name for: a second capture of what was paid

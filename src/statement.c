@@ -154,7 +154,10 @@ static const Template repeated_row = {
 
 /* a refund says as well that there was something to refund */
 static const Template line_of_money = {
-	"SELECT FROM cusown_ops.statement_line l"
+	"SELECT s.provider, l.provider_ref::text AS provider_ref,"
+	" l.order_ref::text AS order_ref, l.receipt"
+	" FROM cusown_ops.statement_line l JOIN cusown_ops.statement s"
+	" ON s.app_schema = l.app_schema AND s.id = l.statement_id"
 	" WHERE l.app_schema = $1 AND l.id = $2"
 	" AND (l.kind = 'refund' OR l.status = 'completed' OR l.refunded > 0)",
 	2, {NAMEOID, INT8OID}
@@ -653,7 +656,7 @@ cusown_load_statement_csv(PG_FUNCTION_ARGS)
 
 /* whether a statement of the application has this line, and it tells of money */
 bool
-statement_line_shows_money(Binding *binding, int64 id)
+statement_line_shows_money(Binding *binding, int64 id, StatementEvidence *line)
 {
 	Datum		values[2];
 	NameData	app_schema;
@@ -663,6 +666,13 @@ statement_line_shows_money(Binding *binding, int64 id)
 	values[0] = NameGetDatum(&app_schema);
 	values[1] = Int64GetDatum(id);
 	found = template_execute(NULL, &line_of_money, values, NULL, false) > 0;
+	if (found)
+	{
+		line->provider = template_text(0, "provider");
+		line->provider_ref = template_text(0, "provider_ref");
+		line->order_ref = template_text(0, "order_ref");
+		line->has_receipt = template_uuid(0, "receipt", &line->receipt);
+	}
 	SPI_freetuptable(SPI_tuptable);
 	return found;
 }
