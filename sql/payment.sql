@@ -151,11 +151,17 @@ SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', b(99), 'one of t
 SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 300, refund_ref => 'r1');
 SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 200, refund_ref => 'r2');
 SELECT status, refund_amount_cents, refund_reason FROM payments WHERE id = p(1);
+-- references are pasted
+SELECT changed FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 300, refund_ref => E' r1\u00a0\n');
 -- a figure without one is that of all so far; the greatest counts, in any order
 SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 400);
 SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 500);
 SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 650);
 SELECT status, refund_amount_cents FROM payments WHERE id = p(1);
+-- it holds a refund that is told with its reference later, which changes nothing
+SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 150, refund_ref => 'r2b');
+SELECT status, refund_amount_cents FROM payments WHERE id = p(1);
+SELECT refund_ref, amount FROM cusown_ops.payment_refund ORDER BY refund_ref;
 -- never over the amount
 SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 351, refund_ref => 'r3'); -- fails
 \echo :SQLSTATE
@@ -174,6 +180,7 @@ SELECT * FROM cusown_payment_transition(p(1), 'refund');
 SELECT * FROM cusown_payment_transition(p(1), 'refund', refund_ref => 'r3');
 -- the provider's earlier figure comes late
 SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 300);
+SELECT refund_ref, amount FROM cusown_ops.payment_refund ORDER BY refund_ref;
 SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 1, refund_ref => 'r4'); -- fails
 SELECT * FROM report(1);
 SELECT refund_ref, amount FROM cusown_ops.payment_refund ORDER BY refund_ref;
@@ -185,8 +192,17 @@ SELECT * FROM report(2);
 CALL add_payment(6, 'completed');
 UPDATE payments SET refund_amount_cents = 400 WHERE id = p(6);
 SELECT * FROM cusown_payment_transition(p(6), 'partial_refund', refund_amount => 400);
+-- what it has told is a figure: of it is this refund, and the next one is not
+SELECT changed FROM cusown_payment_transition(p(6), 'partial_refund', refund_amount => 400, refund_ref => 'r1');
+SELECT changed FROM cusown_payment_transition(p(6), 'partial_refund', refund_amount => 50, refund_ref => 'r2');
+SELECT status, refund_amount_cents FROM payments WHERE id = p(6);
 UPDATE payments SET refund_amount_cents = 1100 WHERE id = p(6);
 SELECT * FROM cusown_payment_transition(p(6), 'refund'); -- fails
+-- or has said that it is refunded, but not how much
+CALL add_payment(19, 'refunded');
+SELECT to_status, changed FROM cusown_payment_transition(p(19), 'partial_refund', refund_amount => 400, refund_ref => 'r1');
+SELECT to_status, changed FROM cusown_payment_transition(p(19), 'partial_refund', refund_amount => 600, refund_ref => 'r2');
+SELECT to_status, changed FROM cusown_payment_transition(p(19), 'partial_refund', refund_amount => 1, refund_ref => 'r3'); -- fails
 
 -- A refund of what is not completed yet says that it was.
 CALL add_payment(7, 'processing');
@@ -297,8 +313,9 @@ SELECT * FROM cusown_payment_transition(payment_app.p(1), 'partial_refund', refu
 SELECT * FROM cusown_payment_transition(payment_app.p(1), 'partial_refund', refund_amount => 400);
 SELECT * FROM cusown_payment_transition(payment_app.p(1), 'partial_refund', refund_amount => 550);
 SELECT * FROM cusown_payment_transition(payment_app.p(1), 'partial_refund', refund_amount => 550);
-SELECT * FROM cusown_payment_transition(payment_app.p(1), 'partial_refund', refund_amount => 451, refund_ref => 'r2'); -- fails
-SELECT * FROM cusown_payment_transition(payment_app.p(1), 'refund', refund_amount => 450, refund_ref => 'r2');
+SELECT * FROM cusown_payment_transition(payment_app.p(1), 'partial_refund', refund_amount => 701, refund_ref => 'r2'); -- fails
+SELECT * FROM cusown_payment_transition(payment_app.p(1), 'partial_refund', refund_amount => 250, refund_ref => 'r2');
+SELECT * FROM cusown_payment_transition(payment_app.p(1), 'refund', refund_amount => 450, refund_ref => 'r3');
 SELECT refund_ref, amount FROM cusown_ops.payment_refund WHERE app_schema = 'payment_shop' ORDER BY refund_ref;
 SELECT * FROM cusown_payment_transition(payment_app.p(2), 'fail');
 SELECT * FROM cusown_payment_transition(payment_app.p(3), 'expire');

@@ -282,17 +282,20 @@ SELECT class, payment, provider_ref FROM found(:s, now() - '2026-01-02 00:00Z' +
 ROLLBACK;
 
 -- Refunds that were told by hand count by their references; what is told without one
--- is a sum, and where it is not plain which are meant a human must see it.
+-- is a figure, which holds some of them; where references are not the provider's a
+-- human must see it.
 CALL add_payment(82, 'completed', 'rzp_82');
 CALL add_payment(83, 'completed', 'rzp_83');
+CALL add_payment(92, 'completed', 'rzp_92');
 SELECT changed FROM cusown_payment_transition(p(82), 'partial_refund', refund_amount => 300, refund_ref => 'rf_82', reason => 'by hand');
 SELECT changed FROM cusown_payment_transition(p(83), 'partial_refund', refund_amount => 300, refund_ref => 'of ours', reason => 'by hand');
+SELECT changed FROM cusown_payment_transition(p(92), 'partial_refund', refund_amount => 500, reason => 'by hand');
 SELECT cusown_load_statement('razorpay', 'razorpay_settlement', jsonb_agg(jsonb_build_object('entity_id', ref, 'type', 'refund', 'payment_id', payment,
   'amount', amount, 'currency', 'INR', 'created_at', 1767571200))) AS s
-FROM (VALUES ('rf_82', 'rzp_82', 300), ('rf_82b', 'rzp_82', 200), ('rf_82c', 'rzp_82', 100), ('rf_83', 'rzp_83', 300), ('rf_83b', 'rzp_83', 200)) v (ref, payment, amount) \gset
+FROM (VALUES ('rf_82', 'rzp_82', 300), ('rf_82b', 'rzp_82', 200), ('rf_82c', 'rzp_82', 100), ('rf_83', 'rzp_83', 300), ('rf_83b', 'rzp_83', 200), ('rf_92', 'rzp_92', 300), ('rf_92b', 'rzp_92', 300)) v (ref, payment, amount) \gset
 SELECT * FROM found(:s, apply => true) WHERE class <> 'missing_at_provider';
-SELECT payment, status, refunded FROM payment(82, 83);
-SELECT refund_ref, amount FROM cusown_ops.payment_refund WHERE payment_id IN (p(82), p(83)) ORDER BY 1;
+SELECT payment, status, refunded FROM payment(82, 92) WHERE payment IN ('82', '83', '92');
+SELECT refund_ref, amount FROM cusown_ops.payment_refund WHERE payment_id IN (p(82), p(83), p(92)) ORDER BY 1, 2;
 -- once the human has told of it
 SELECT changed FROM cusown_payment_transition(p(83), 'partial_refund', refund_amount => 200, refund_ref => 'rf_83b', reason => 'by hand');
 SELECT * FROM found(:s, apply => true) WHERE class <> 'missing_at_provider';

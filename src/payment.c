@@ -554,8 +554,6 @@ take_steps(PaymentCall *call, const Step *steps, int count)
 
 	for (int i = 0; i < count; i++)
 		take_step(call, &steps[i], &recorded);
-	if (payment_is_refund(call->event))
-		payment_remember_refund(call);
 	change_notify(call->binding, PAYMENT_VERB, &recorded);
 	if (lost != NULL)
 		open_paid_cancelled(call, lost);
@@ -574,6 +572,8 @@ payment_move(PaymentCall *call)
 		return;
 	if (!is_there(call))
 		take_steps(call, steps, decide(call, steps));
+	if (payment_is_refund(call->event))
+		payment_remember_refund(call);
 }
 
 static void

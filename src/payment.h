@@ -37,7 +37,7 @@ typedef struct PaymentCall
 	const char *provider_ref;	/* or NULL */
 	bool		has_refund_amount;
 	int64		refund_amount;	/* with refund_ref of that refund, else of all
-								 * so far */
+								 * so far; where it is not told what is left */
 	const char *refund_ref;		/* or NULL */
 	bool		is_matched;		/* reconciliation has found the statement line
 								 * that evidence names to be this payment's */
@@ -50,8 +50,10 @@ typedef struct PaymentCall
 	char	   *old_provider_ref;	/* or NULL */
 	bool		has_amount;		/* of the payment */
 	int64		amount;
-	int64		refunded;		/* before this refund */
+	int64		refunded;		/* before this refund, as the payment says */
+	int64		figure;			/* the greatest that we were told */
 	/* what is made of a refund */
+	int64		told;			/* what references add up to, with this one */
 	bool		has_total;
 	int64		total;			/* refunded with this refund */
 	/* the result */

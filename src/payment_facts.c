@@ -295,7 +295,9 @@ static const FactSource sources[] = {
 			CASE_ARGS
 	}},
 	{"payment_refund", true, NULL, {
-			"SELECT r.at AS at, 'refund told'::text AS what,"
+			"SELECT r.at AS at, CASE WHEN r.refund_ref = ''"
+			" THEN 'refunds told, in all'::text"
+			" ELSE 'refund told'::text END AS what,"
 			" r.payment_id AS payment_id, r.amount AS amount,"
 			" r.refund_ref AS refund_ref FROM cusown_ops.payment_refund r"
 			" WHERE r.app_schema = " APP_SCHEMA

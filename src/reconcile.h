@@ -39,6 +39,14 @@ typedef struct Reconciliation
 #define RECONCILE_GIVEN_UP(status) \
 	"(" status " = ANY ('{failed,expired}'::text[])) IS TRUE"
 
+/* in templates: refunds of a payment that our verbs were told of, see payment_refund.c */
+#define RECONCILE_REFUNDS_TOLD(payment) \
+	"(SELECT GREATEST((pg_catalog.sum(k.amount)" \
+	" FILTER (WHERE k.refund_ref <> ''))::int8," \
+	" pg_catalog.max(k.amount) FILTER (WHERE k.refund_ref = ''))" \
+	" FROM cusown_ops.payment_refund k WHERE k.app_schema = $1" \
+	" AND k.payment_id = " payment ")"
+
 /*
  * Of the payments gathered, those that share a reference with one before them.
  * Numbers are counted faster than names; two names may share one.

@@ -82,9 +82,7 @@ static const AttentionKind *const kinds[] = {
 #define OUR_REFUNDS \
 	"CASE WHEN p.status = 'refunded' THEN" \
 	" GREATEST(COALESCE(p.amount, 0), COALESCE(p.refunded, 0))" \
-	" ELSE COALESCE(p.refunded, (SELECT (pg_catalog.sum(k.amount))::int8" \
-	" FROM cusown_ops.payment_refund k WHERE k.app_schema = $1" \
-	" AND k.payment_id = p.id), 0) END"
+	" ELSE COALESCE(p.refunded, " RECONCILE_REFUNDS_TOLD("p.id") ", 0) END"
 
 /*
  * Of the payments $3, which are gathered; $1 app_schema, $2 kind.  The line that

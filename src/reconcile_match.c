@@ -324,9 +324,8 @@ static const Template names_of_some = {
 	" AS is_paid_elsewhere," \
 	" CASE WHEN p.our_status = 'refunded' THEN" \
 	" GREATEST(COALESCE(p.our_amount, 0), COALESCE(p.our_refunded, 0))" \
-	" ELSE COALESCE(p.our_refunded, (SELECT" \
-	" (pg_catalog.sum(k.amount))::int8 FROM cusown_ops.payment_refund k" \
-	" WHERE k.app_schema = $1 AND k.payment_id = p.payment_id), 0)" \
+	" ELSE COALESCE(p.our_refunded, " \
+	RECONCILE_REFUNDS_TOLD("p.payment_id") ", 0)" \
 	" END AS our_total FROM placed p" \
 	" WHERE p.line_id IS NOT NULL OR (p.nth = 1 AND " \
 	NOT_TOLD("o.provider_ref = p.our_ref") " AND " \
@@ -370,10 +369,16 @@ static const Template names_of_some = {
 #define MATCH \
 	ITEMS PAYMENTS BY_REFERENCE BY_OTHERS PLACED WEIGHED JUDGED
 
-/* refunds told by a figure, or all of those that we do not know make up for it */
+/* those that we know by their references */
+#define KNOWN_REFUNDS \
+	"COALESCE((SELECT (pg_catalog.sum(k.amount))::int8" \
+	" FROM cusown_ops.payment_refund k WHERE k.app_schema = $1" \
+	" AND k.payment_id = p.payment_id AND k.refund_ref <> ''), 0)"
+
+/* refunds told by a figure; or the sum is right once we know them all */
 #define CAN_REFUND \
 	"(p.their_total > p.our_total AND (p.figure = p.their_total" \
-	" OR " UNKNOWN_REFUNDS " = (p.their_total - p.our_total))) IS TRUE"
+	" OR (" KNOWN_REFUNDS " + " UNKNOWN_REFUNDS ") = p.their_total)) IS TRUE"
 
 /*
  * What the machine may do about it, or NULL; it decides again.  A refund of what

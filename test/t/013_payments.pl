@@ -140,8 +140,9 @@ empty(q{SELECT id FROM payments WHERE CASE status WHEN 'refunded' THEN refund_am
           WHEN 'partially_refunded' THEN refund_amount_cents NOT BETWEEN 1 AND amount_cents - 1
           ELSE refund_amount_cents <> 0 END}, 'the status says how much was refunded');
 empty(q{SELECT p.id FROM payments p WHERE refund_amount_cents <>
-          (SELECT coalesce(sum(amount), 0) FROM cusown_ops.payment_refund r WHERE r.payment_id = p.id)},
-	'the refunds that are remembered add up to it');
+          (SELECT coalesce(greatest(sum(amount) FILTER (WHERE refund_ref <> ''), max(amount) FILTER (WHERE refund_ref = '')), 0)
+             FROM cusown_ops.payment_refund r WHERE r.payment_id = p.id)},
+	'the refunds that are remembered tell it');
 empty(q{SELECT id, ref FROM act.outcome WHERE outcome = 'changed' AND ref IS NOT NULL GROUP BY 1, 2 HAVING count(*) > 1},
 	'no reference has counted twice');
 empty(q{(SELECT entity_id FROM cusown_ops.attention WHERE kind = 'paid_cancelled' AND closed_at IS NULL
