@@ -188,6 +188,14 @@ SELECT refund_ref, amount FROM cusown_ops.payment_refund ORDER BY refund_ref;
 SELECT * FROM cusown_payment_transition(p(2), 'partial_refund', refund_amount => 600, refund_ref => 'r1');
 SELECT * FROM cusown_payment_transition(p(2), 'refund', b(99), refund_ref => 'r2');
 SELECT * FROM report(2);
+-- how much that was may be told later, and of what was before it; it is whole already
+SELECT * FROM cusown_payment_transition(p(2), 'partial_refund', refund_amount => 150, refund_ref => 'r1b');
+SELECT * FROM cusown_payment_transition(p(2), 'partial_refund', refund_amount => 250, refund_ref => 'r2');
+SELECT * FROM cusown_payment_transition(p(2), 'refund', refund_ref => 'r2');
+SELECT * FROM cusown_payment_transition(p(2), 'partial_refund', refund_amount => 251, refund_ref => 'r2'); -- fails
+SELECT * FROM cusown_payment_transition(p(2), 'partial_refund', refund_amount => 1, refund_ref => 'r3'); -- fails
+SELECT refund_ref, amount FROM cusown_ops.payment_refund WHERE payment_id = p(2) ORDER BY refund_ref;
+SELECT status, refund_amount_cents FROM payments WHERE id = p(2);
 -- the application has told the amount, but not moved the status
 CALL add_payment(6, 'completed');
 UPDATE payments SET refund_amount_cents = 400 WHERE id = p(6);
@@ -306,7 +314,8 @@ INSERT INTO time_slot VALUES (payment_app.p(1), 'available', NULL, now(), now())
 INSERT INTO reservation (ref, state, slot_ref) VALUES (payment_app.b(1), 'cancelled', payment_app.p(1));
 INSERT INTO charge (ref, reservation_ref, state, provider_code, amount, made_at)
 SELECT payment_app.p(n), payment_app.b(1), 'initiated', 'pending-' || n, 1000, now() FROM generate_series(1, 3) n;
-INSERT INTO charge (ref, state) VALUES (payment_app.p(4), 'pending'), (payment_app.p(5), NULL), (payment_app.p(6), 'disputed');
+INSERT INTO charge (ref, state) VALUES (payment_app.p(4), 'pending'), (payment_app.p(5), NULL), (payment_app.p(6), 'disputed'),
+  (payment_app.p(7), repeat('x', 62) || U&'\00e9');
 SELECT * FROM cusown_payment_transition(payment_app.p(1), 'process', payment_app.b(99), 'begun', '{}', 'ref 1');
 SELECT * FROM cusown_payment_transition(payment_app.p(1), 'verify');
 SELECT * FROM cusown_payment_transition(payment_app.p(1), 'partial_refund', refund_amount => 300, refund_ref => 'r1');
@@ -327,6 +336,7 @@ SELECT * FROM cusown_payment_transition(payment_app.p(4), 'refund', refund_ref =
 SELECT * FROM cusown_payment_transition(payment_app.p(4), 'partial_refund', refund_amount => 5); -- fails
 SELECT * FROM cusown_payment_transition(payment_app.p(5), 'verify'); -- fails
 SELECT * FROM cusown_payment_transition(payment_app.p(6), 'verify'); -- fails
+SELECT * FROM cusown_payment_transition(payment_app.p(7), 'verify'); -- fails
 SELECT kind, left(entity_id::text, 8) AS payment, finding, closed_by FROM cusown_ops.attention WHERE app_schema = 'payment_shop';
 
 -- Types of its own for what we write, and a booking, a slot and payments as they

@@ -30,6 +30,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/timestamp.h"
@@ -214,10 +215,16 @@ is_status(const PaymentStatus *status, const char *name)
 	return strcmp(status->text, name) == 0;
 }
 
+/* of a longer one, which no machine knows, whole characters */
 static void
 set_status(PaymentStatus *status, const char *name)
 {
-	strlcpy(status->text, name == NULL ? "" : name, sizeof(status->text));
+	int			length = 0;
+
+	if (name != NULL)
+		length = pg_mbcliplen(name, strlen(name), sizeof(status->text) - 1);
+	memcpy(status->text, name == NULL ? "" : name, length);
+	status->text[length] = '\0';
 }
 
 /* ---------- what is refused ---------- */

@@ -37,7 +37,7 @@ typedef struct PaymentCall
 	const char *provider_ref;	/* or NULL */
 	bool		has_refund_amount;
 	int64		refund_amount;	/* with refund_ref of that refund, else of all
-								 * so far; where it is not told what is left */
+								 * so far */
 	const char *refund_ref;		/* or NULL */
 	bool		is_matched;		/* reconciliation has found the statement line
 								 * that evidence names to be this payment's */

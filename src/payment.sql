@@ -20,7 +20,7 @@ COMMENT ON COLUMN cusown_ops.payment_refund.payment_id IS
 COMMENT ON COLUMN cusown_ops.payment_refund.refund_ref IS
 'reference of the refund; empty: the greatest figure for all refunds so far';
 COMMENT ON COLUMN cusown_ops.payment_refund.amount IS
-'of the refund, or of all so far, in minor units';
+'of the refund, or of all so far, in minor units; 0: of the refund it was not told';
 COMMENT ON COLUMN cusown_ops.payment_refund.at IS
 'when it was first told; after that, and cusown_ops.change_retention, it goes with an application that was detached';
 
@@ -51,7 +51,7 @@ actor: who does it, kept as verified_by or refunded_by and in the audit rows; nu
 reason: kept in the audit rows, and as failure_reason or refund_reason.
 evidence: a JSON object, kept in the audit rows; verification_method in it is manual (where it is not said), polling or webhook; statement_line_id is a line of a provider''s statement, which is about this payment.
 provider_ref: the provider''s reference of the payment, without white space around it; kept in the payment, but by a refund.
-refund_amount: in minor units. With refund_ref: of this refund, which adds up, each refund_ref of a payment once. Without: of all its refunds so far, as a provider tells it; the greatest counts. What is refunded is the greater of the sum and the figure, in whatever order they are told: a refund that the figure holds is remembered, and changes nothing. Null, of a refund: what is left.
+refund_amount: in minor units. With refund_ref: of this refund, which adds up, each refund_ref of a payment once. Without: of all its refunds so far, as a provider tells it; the greatest counts. What is refunded is the greater of the sum and the figure, in whatever order they are told: a refund that the figure holds is remembered, and changes nothing. Null, of a refund: what is left; how much that was may be told later.
 refund_ref: reference of this refund.
 dry_run: do it all and roll it back.
 Returns the payment, its status before and after, and whether anything was changed: the same again changes nothing.

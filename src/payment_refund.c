@@ -8,7 +8,9 @@
  * is refunded is the greater of the two, in whatever order they come: a figure
  * holds refunds that are told with their references before or after it, and none
  * of them counts twice.  One that it holds not yet counts with the next figure, or
- * when all references are known.  Never more than was paid.
+ * when all references are known.  Never more than was paid.  A refund of what is
+ * left says that all is refunded, which is a figure, and not how much it is itself:
+ * its reference is kept with 0, until its amount is told.
  *
  * The total is the payment's own, where the application has a column for it; what
  * the application itself has put there is a figure.  The references are in
@@ -62,7 +64,10 @@ payment_is_refund(const char *event)
 		strcmp(event, EVENT_PARTIAL_REFUND) == 0;
 }
 
-/* what our own table says; false where the reference is not known */
+/*
+ * What our own table says; false where the reference is not known, or its amount
+ * was not told before.
+ */
 static bool
 read_known(PaymentCall *call, int64 *known)
 {
@@ -82,7 +87,7 @@ read_known(PaymentCall *call, int64 *known)
 		call->refunded = Max(call->told, call->figure);
 	*known = DatumGetInt64(template_column(0, "known", &isnull));
 	SPI_freetuptable(SPI_tuptable);
-	return !isnull;
+	return !isnull && (*known > 0 || !call->has_refund_amount);
 }
 
 pg_noreturn static void
@@ -120,7 +125,6 @@ add_up(PaymentCall *call)
 		call->has_total = call->has_amount;
 		call->total = call->has_amount ? Max(call->amount, known) :
 			call->refunded;
-		call->refund_amount = call->total - Min(call->total, known);
 	}
 	else if (call->refund_ref == NULL)
 		call->total = Max(known, call->refund_amount);

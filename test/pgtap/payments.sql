@@ -21,7 +21,7 @@ SET search_path = public, tap;
 SELECT count(*) > 0 FROM cusown_attach('public') \g /dev/null
 SELECT count(*) > 0 FROM cusown_attach('shop', :'minimal_mapping') \g /dev/null
 
-SELECT plan(292);
+SELECT plan(295);
 
 CREATE SCHEMA t;
 
@@ -257,6 +257,38 @@ SELECT set_eq(
      WHERE p.status = 'completed' AND b.status IN ('cancelled', 'rejected') AND t.payment.was <> 'completed'$$,
   'at random: what is paid for nothing is on the worklist, and nothing else');
 SELECT is(t.untouched(), :'before', 'at random: no booking and no slot was touched');
+
+--
+-- Reconciliation
+--
+
+-- of both applications: what one event each would do to what stands there
+SELECT t.add_payment(app, s) FROM unnest('{public,shop}'::text[]) app,
+  unnest('{initiated,pending,processing,completed,failed,expired,partially_refunded,refunded}'::text[]) s, generate_series(1, 3) \g /dev/null
+UPDATE shop.charge SET provider = 'upi', provider_code = ref, currency = 'INR';
+CREATE FUNCTION t.statement(p_app text) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('cusown_ops.app_schema', p_app, true);
+  RETURN cusown_load_statement('upi', 'generic', jsonb_agg(jsonb_build_object(
+    'provider_ref', p.id, 'status', (ARRAY['captured', 'failed', 'captured'])[1 + p.n % 3], 'amount', 1000, 'currency', 'INR', 'at', 1767312000,
+    'refund_amount', (ARRAY[0, 0, 200])[1 + p.n % 3])))
+    FROM (SELECT id, row_number() OVER (PARTITION BY t.status_of(p_app, id) ORDER BY id) AS n FROM t.payment WHERE app = p_app) p;
+END
+$$;
+SELECT t.statement(app) AS id, app FROM unnest('{public,shop}'::text[]) app ORDER BY app \g /dev/null
+CREATE FUNCTION t.reconcile(p_app text) RETURNS TABLE (class text, action text) LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('cusown_ops.app_schema', p_app, true);
+  RETURN QUERY SELECT r.class, r.action
+    FROM cusown_reconcile((SELECT max(id) FROM cusown_ops.statement WHERE app_schema = p_app), apply => true) r;
+END
+$$;
+SELECT set_eq(format($$SELECT action FROM t.reconcile(%L) WHERE class <> 'missing_at_provider' AND action <> 'worklist'$$, app),
+              '{verify,fail,partial_refund}'::text[],
+              app || ': reconciliation has verified, failed and refunded')
+  FROM unnest('{public,shop}'::text[]) app ORDER BY app;
+SELECT is(t.untouched(), :'before', 'reconciliation: no booking and no slot was touched');
+SET cusown_ops.app_schema = 'public';
 
 --
 -- Refunds and figures in every order
