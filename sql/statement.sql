@@ -263,6 +263,14 @@ VALUES (md5('by name')::uuid, md5('b')::uuid, 'upi', 'U1', 100, 'failed'), (md5(
 SELECT outcome('by name', :u1);
 UPDATE payments SET status = 'refunded' WHERE id = md5('twin')::uuid;
 SELECT outcome('by name', :u1);
+-- so no line verifies two payments: the one that it does gets its reference
+DELETE FROM payments WHERE id <> md5('p')::uuid;
+INSERT INTO payments (id, booking_id, provider, provider_payment_id, order_id, amount_cents, status)
+SELECT md5(who)::uuid, md5('b')::uuid, 'upi', 'pending-' || n, 'order_u', 100, 'failed'
+FROM unnest('{one,other}'::text[]) WITH ORDINALITY v (who, n);
+SELECT to_status FROM cusown_payment_transition(md5('one')::uuid, 'verify', evidence => jsonb_build_object('statement_line_id', :u1));
+SELECT provider_payment_id, status FROM payments WHERE order_id = 'order_u' ORDER BY 1;
+SELECT outcome('other', :u1), outcome('other', :u1, 'U1');
 -- an application that has only references
 SET cusown_ops.app_schema = 'statement_shop';
 INSERT INTO statement_shop.charge (ref, state, provider, provider_code)

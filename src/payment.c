@@ -487,7 +487,7 @@ target_of(const PaymentCall *call, const PaymentStatus *from,
 
 /* by verify, or by what that becomes of what had been given up */
 static Step
-decide_to_verify(const PaymentCall *call, const char *asked)
+decide_to_verify(PaymentCall *call, const char *asked)
 {
 	const char *event = asked;
 	const char *target = target_of(call, &call->status, event);
@@ -526,7 +526,7 @@ is_there(const PaymentCall *call)
 
 /* the steps of a payment that does not stand there */
 static int
-decide(const PaymentCall *call, Step *steps)
+decide(PaymentCall *call, Step *steps)
 {
 	PaymentStatus from = call->status;
 	const char *target = target_of(call, &from, call->event);

@@ -68,7 +68,7 @@ extern void payment_recheck_cancelled(Binding *binding);
 /* payment_evidence.c */
 extern char *payment_trim(char *text);
 extern void payment_read_evidence(PaymentCall *call);
-extern void payment_require_evidence(const PaymentCall *call);
+extern void payment_require_evidence(PaymentCall *call);
 
 /* payment_refund.c */
 extern bool payment_is_refund(const char *event);

@@ -200,15 +200,20 @@ is_about(const PaymentCall *call, const StatementEvidence *line)
 	return found;
 }
 
+/* the payment gets the line's reference, so that no other is verified by it */
 static void
-require_statement_line(const PaymentCall *call, int64 id)
+require_statement_line(PaymentCall *call, int64 id)
 {
 	StatementEvidence line;
 	bool		shows_money = statement_line_shows_money(call->binding, id,
 														 &line);
 
 	if (shows_money && (call->is_matched || is_about(call, &line)))
+	{
+		if (call->provider_ref == NULL)
+			call->provider_ref = line.provider_ref;
 		return;
+	}
 	ereport(ERROR,
 			(errcode(ERRCODE_CUSOWN_TRANSITION),
 			 errmsg("cannot verify payment %s, which is %s",
@@ -223,7 +228,7 @@ require_statement_line(const PaymentCall *call, int64 id)
 
 /* raises UO003 where nothing shows that the money came after all */
 void
-payment_require_evidence(const PaymentCall *call)
+payment_require_evidence(PaymentCall *call)
 {
 	int64		line;
 
