@@ -14,7 +14,8 @@
  * case, and with white space around it.  For templates; payment_evidence.c says
  * the same of an argument.
  */
-#define PAYMENT_REF_PLACEHOLDER "'^\\s*(pending-[0-9]*)?\\s*$'"
+#define PAYMENT_REF_PLACEHOLDER \
+	"'^[[:space:]]*(pending-[0-9]*)?[[:space:]]*$'"
 
 /* as it is compared with the payment's own id */
 #define PAYMENT_REF_BARE(ref) \
