@@ -65,7 +65,8 @@
 	" COALESCE([p.{payments.transaction_id}::text, ]NULL::text)" \
 	" AS transaction_id," \
 	" COALESCE([p.{payments.amount}::int8, ]NULL::int8) AS amount," \
-	" COALESCE([pg_catalog.upper(p.{payments.currency}::text), ]NULL::text)" \
+	" COALESCE([pg_catalog.upper(p.{payments.currency}::text" \
+	" COLLATE pg_catalog.\"C\"), ]NULL::text)" \
 	" AS currency," \
 	" COALESCE([p.{payments.refund_amount}::int8, ]NULL::int8) AS refunded," \
 	" COALESCE([p.{payments.refunded_at}, ]NULL::timestamptz) AS refunded_at," \
@@ -204,8 +205,11 @@ static const Template names_of_some = {
 	" AND (j.line_id IS NOT NULL OR (j.created_at >= $7" \
 	" AND j.created_at < $8 AND " RECONCILE_COMPLETED("j.our_status") "))),"
 
-/* the last condition always holds; it tells the planner that they are few */
-#define IS_LEFT_OVER "o.payment_id IS NULL AND (o.line_id % 1) = 0"
+/* the last conditions always hold; they tell the planner that these are few */
+#define IS_LEFT_OVER \
+	"o.payment_id IS NULL AND (o.line_id % 1) = 0 AND (o.line_id / 1) = o.line_id"
+
+#define NAMED_BY(column) "ANY (SELECT o." column " FROM one o WHERE " IS_LEFT_OVER ")"
 
 #define LEFT_OVER(how, payments, condition) \
 	"SELECT o.line_id, o.is_payment, o.provider_ref, o.order_ref, o.receipt," \
@@ -219,18 +223,22 @@ static const Template names_of_some = {
  * that of thousands on both sides.
  */
 #define BY_OTHERS \
+	" named AS MATERIALIZED (SELECT p.* FROM app_payment p" \
+	" WHERE p.order_ref = " NAMED_BY("order_ref") \
+	" OR p.id = " NAMED_BY("receipt") \
+	" OR p.transaction_id = " NAMED_BY("provider_ref") ")," \
 	" by_order AS MATERIALIZED (SELECT p.* FROM (SELECT p.*," \
 	" pg_catalog.row_number() OVER (PARTITION BY p.order_ref ORDER BY " \
 	RECONCILE_COMPLETED("p.status") ", p.created_at DESC, p.id) AS place" \
-	" FROM app_payment p WHERE EXISTS (SELECT FROM one o" \
+	" FROM named p WHERE EXISTS (SELECT FROM one o" \
 	" WHERE o.order_ref = p.order_ref AND " IS_LEFT_OVER ")) p" \
 	" WHERE p.place < 2)," \
 	" two AS (SELECT t.*, pg_catalog.row_number() OVER (PARTITION BY" \
 	" t.line_id ORDER BY t.how, " RECONCILE_COMPLETED("t.our_status") "," \
 	" t.created_at DESC, t.payment_id) AS n FROM (" \
 	LEFT_OVER("2", "by_order", "p.order_ref = o.order_ref") " UNION ALL " \
-	LEFT_OVER("2", "app_payment", "p.id = o.receipt") " UNION ALL " \
-	LEFT_OVER("3", "app_payment", "p.transaction_id = o.provider_ref") ") t),"
+	LEFT_OVER("2", "named", "p.id = o.receipt") " UNION ALL " \
+	LEFT_OVER("3", "named", "p.transaction_id = o.provider_ref") ") t),"
 
 /*
  * What the statements of the provider tell.  Whose a statement is is asked of
@@ -311,7 +319,7 @@ static const Template names_of_some = {
  * what another one knows to be paid was so in the end: no status goes back.
  */
 #define WEIGHED \
-	" weighed AS (SELECT p.*," \
+	" weighed AS MATERIALIZED (SELECT p.*," \
 	" CASE WHEN p.payment_id IS NOT NULL AND p.status = 'completed' THEN" \
 	" GREATEST(" REFUND_LINES("") ", COALESCE((" \
 	TOLD("pg_catalog.max(o.refunded)", OF_THIS_PAYMENT "o.kind = 'payment'") \
@@ -336,7 +344,7 @@ static const Template names_of_some = {
 
 /* currency before amount before status before refunds: one class each */
 #define JUDGED \
-	" judged AS (SELECT w.*, CASE" \
+	" judged AS MATERIALIZED (SELECT w.*, CASE" \
 	" WHEN w.line_id IS NULL THEN" \
 	" CASE WHEN w.created_at > $4 THEN 'in_flight'" \
 	" ELSE 'missing_at_provider' END" \
