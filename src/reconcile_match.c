@@ -95,9 +95,10 @@ static const Template payments_of_lines = {
 /* $1 payments, with those that share a reference with one of them */
 static const Template payments_by_id = {
 	"SELECT " PAYMENT_COLUMNS " FROM {payments} p"
-	" WHERE p.{payments.id} = ANY ($1)"
-	"[ OR EXISTS (SELECT FROM {payments} o WHERE o.{payments.id} = ANY ($1)"
-	" AND o.{payments.provider_ref} = p.{payments.provider_ref})]",
+	" WHERE p.{payments.id} = ANY (SELECT pg_catalog.unnest($1)"
+	"[ UNION ALL SELECT s.{payments.id} FROM {payments} o JOIN {payments} s"
+	" ON s.{payments.provider_ref} = o.{payments.provider_ref}"
+	" WHERE o.{payments.id} = ANY ($1)])",
 	1, {UUIDARRAYOID}
 };
 
