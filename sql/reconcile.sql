@@ -221,6 +221,27 @@ SELECT * FROM found(:s, apply => true);
 SELECT * FROM found(:s2, apply => true);
 SELECT kind, payment, closed FROM worklist WHERE finding ~ '_7[0-9]';
 
+-- Nor where two providers happen to use one reference: not that it was refunded, nor
+-- that the payment is known, nor, later, that all is well. Of two captures of an order
+-- the one that has the payment's reference is the payment, whichever came first.
+BEGIN;
+CALL add_payment(86, 'completed', '1086', provider => 'stripe');
+CALL add_payment(87, 'completed', '1087', provider => 'stripe');
+CALL add_payment(88, 'completed', '1088', 900, provider => 'stripe');
+CALL add_payment(89, 'processing', '1089', provider => 'stripe', order_id => 'order_89');
+SELECT cusown_load_statement('upi', 'generic', '[
+  {"provider_ref": "1086", "status": "refunded", "amount": 1000, "currency": "INR", "at": "2026-01-05"},
+  {"provider_ref": "1087", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-05"},
+  {"provider_ref": "1088", "status": "captured", "amount": 900, "currency": "INR", "at": "2026-01-05"}]') AS s2,
+  cusown_load_statement('stripe', 'generic', '[
+  {"provider_ref": "1086", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02"},
+  {"provider_ref": "1088", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02"},
+  {"provider_ref": "1089b", "order_ref": "order_89", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02"},
+  {"provider_ref": "1089", "order_ref": "order_89", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02 09:00"}]') AS s \gset
+SELECT * FROM found(:s, apply => true) WHERE provider_ref ~ '^10';
+SELECT kind, payment, closed FROM worklist WHERE finding ~ '108';
+ROLLBACK;
+
 -- Refunds in another currency are not added up, and balance in their own.
 CALL add_payment(73, 'completed', 'rzp_73');
 CALL add_payment(74, 'completed', 'rzp_74');
