@@ -242,6 +242,15 @@ SELECT * FROM found(:s, apply => true) WHERE provider_ref ~ '^10';
 SELECT kind, payment, closed FROM worklist WHERE finding ~ '108';
 ROLLBACK;
 
+-- Of payments that share a reference the completed one is what the line is about, also
+-- where it is not the first.
+BEGIN;
+CALL add_payment(90, 'failed', 'rzp_90');
+CALL add_payment(91, 'completed', 'rzp_90', created => '2026-01-02 11:00Z');
+SELECT cusown_load_statement('razorpay', 'razorpay_settlement', '[{"entity_id": "rzp_90", "type": "payment", "amount": 1000, "currency": "INR", "created_at": 1767312000}]') AS s \gset
+SELECT * FROM found(:s) WHERE class <> 'missing_at_provider';
+ROLLBACK;
+
 -- Refunds in another currency are not added up, and balance in their own.
 CALL add_payment(73, 'completed', 'rzp_73');
 CALL add_payment(74, 'completed', 'rzp_74');

@@ -23,7 +23,7 @@ typedef struct Reconciliation
 	bool		read_only;
 	TimestampTz young;			/* what is later may still be under way */
 	/* of the statement */
-	NameData	app_schema;
+	Datum		app_schema;		/* name */
 	Datum		provider;		/* text */
 	int			lines;
 	TimestampTz period_from;

@@ -531,13 +531,13 @@ reconcile_let_go(Tuplestorestate *payments)
 
 /* sets the three arrays of names, which live as long as the rows returned */
 static SPITupleTable *
-read_names(const Template *statement, const NameData *app_schema, Datum which,
+read_names(const Template *statement, Datum app_schema, Datum which,
 		   bool read_only, Datum *names)
 {
 	Datum		values[2];
 	bool		isnull;
 
-	values[0] = NameGetDatum(app_schema);
+	values[0] = app_schema;
 	values[1] = which;
 	template_execute(NULL, statement, values, NULL, read_only);
 	names[0] = template_column(0, "provider_refs", &isnull);
@@ -551,7 +551,7 @@ gather_by_lines(Reconciliation *reconciliation)
 {
 	Datum		values[6];
 	SPITupleTable *names = read_names(&names_of_statement,
-									  &reconciliation->app_schema,
+									  reconciliation->app_schema,
 									  Int64GetDatum(reconciliation->statement),
 									  reconciliation->read_only, values + 1);
 
@@ -590,12 +590,11 @@ Tuplestorestate *
 reconcile_gather_named(Binding *binding, Datum lines)
 {
 	Datum		values[3];
-	NameData	app_schema;
 	SPITupleTable *names;
 	Tuplestorestate *payments;
 
-	namestrcpy(&app_schema, binding->app_schema);
-	names = read_names(&names_of_some, &app_schema, lines, false, values);
+	names = read_names(&names_of_some, template_name(binding->app_schema),
+					   lines, false, values);
 	payments = gather(binding, &payments_named, values, false);
 	SPI_freetuptable(names);
 	return payments;
@@ -632,7 +631,7 @@ reconcile_match(const Reconciliation *reconciliation,
 	int			level = reconcile_plan_to_hash();
 	Datum		values[MATCH_ARGS];
 
-	values[0] = NameGetDatum(&reconciliation->app_schema);
+	values[0] = reconciliation->app_schema;
 	values[1] = Int64GetDatum(reconciliation->statement);
 	values[2] = reconciliation->provider;
 	values[3] = TimestampTzGetDatum(reconciliation->young);
