@@ -249,6 +249,10 @@ CALL add_payment(90, 'failed', 'rzp_90');
 CALL add_payment(91, 'completed', 'rzp_90', created => '2026-01-02 11:00Z');
 SELECT cusown_load_statement('razorpay', 'razorpay_settlement', '[{"entity_id": "rzp_90", "type": "payment", "amount": 1000, "currency": "INR", "created_at": 1767312000}]') AS s \gset
 SELECT * FROM found(:s) WHERE class <> 'missing_at_provider';
+-- a refund of ours that they do not tell of is on its way while it is young
+UPDATE payments SET status = 'partially_refunded', refund_amount_cents = 300, refunded_at = '2026-01-02 12:00Z' WHERE id = p(91);
+SELECT * FROM found(:s) WHERE provider_ref = 'rzp_90';
+SELECT * FROM found(:s, '100 years') WHERE provider_ref = 'rzp_90';
 ROLLBACK;
 
 -- Refunds in another currency are not added up, and balance in their own.
