@@ -47,7 +47,7 @@ const Lookup attach_lookups[] = {
 	{"bookings", {"slot_id"}, NULL, false},
 	{"bookings", {"created_at", "id"}, "pending", false},
 	{"payments", {"booking_id"}, NULL, false},
-	{"payments", {"provider", "provider_ref"}, NULL, false},
+	{"payments", {"provider_ref"}, NULL, false},
 	{"payments", {"expires_at", "id"}, "initiated", false},
 	{"audit_logs", {"entity_type", "entity_id"}, NULL, false},
 	{"payment_audit_logs", {"payment_id"}, NULL, false},

@@ -752,9 +752,7 @@ read_source(Case *call)
 {
 	Datum		values[6];
 	char		nulls[] = "      ";
-	NameData	schema;
 
-	namestrcpy(&schema, call->binding->app_schema);
 	values[0] = UUIDPGetDatum(&call->booking);
 	nulls[0] = call->has_booking ? ' ' : 'n';
 	values[1] = uuid_list_datum(&call->payments);
@@ -762,7 +760,7 @@ read_source(Case *call)
 	nulls[2] = call->has_slot ? ' ' : 'n';
 	values[3] = TimestampTzGetDatum(call->since);
 	values[4] = uuid_list_datum(&call->ids);
-	values[5] = NameGetDatum(&schema);
+	values[5] = template_name(call->binding->app_schema);
 	template_stream(call->source->is_ours ? NULL : call->binding,
 					&call->source->statement, values, nulls, true, put_row,
 					call);

@@ -182,12 +182,10 @@ payments_still_there(Binding *binding, const AttentionKind *kind,
 					 const UuidList *ids, UuidList *there)
 {
 	Datum		values[3];
-	NameData	app_schema;
 	Tuplestorestate *payments;
 	uint64		rows;
 
-	namestrcpy(&app_schema, binding->app_schema);
-	values[0] = NameGetDatum(&app_schema);
+	values[0] = template_name(binding->app_schema);
 	values[1] = CStringGetTextDatum(kind->name);
 	values[2] = uuid_list_datum(ids);
 	payments = reconcile_gather_some(binding, ids);
@@ -202,12 +200,10 @@ lines_still_there(Binding *binding, const AttentionKind *kind,
 				  const UuidList *ids, UuidList *there)
 {
 	Datum		values[3];
-	NameData	app_schema;
 	Tuplestorestate *payments;
 	uint64		rows;
 
-	namestrcpy(&app_schema, binding->app_schema);
-	values[0] = NameGetDatum(&app_schema);
+	values[0] = template_name(binding->app_schema);
 	values[1] = lines_of(ids);
 	values[2] = CStringGetTextDatum(kind->name);
 	payments = reconcile_gather_named(binding, values[1]);

@@ -86,7 +86,7 @@ typedef struct Loading
 	const StatementFormat *format;
 	const Jsonb *json;			/* either this */
 	const char *csv;			/* or that */
-	NameData	app_schema;
+	Datum		app_schema;		/* name */
 	/* the first time */
 	pg_cryptohash_ctx *hash;
 	uint64		fingerprint[FINGERPRINT_WORDS];
@@ -309,7 +309,7 @@ store_batch(Loading *loading)
 	LineBatch  *batch = loading->batch;
 	MemoryContext caller = MemoryContextSwitchTo(loading->batch_context);
 
-	values[0] = NameGetDatum(&loading->app_schema);
+	values[0] = loading->app_schema;
 	values[1] = Int64GetDatum(loading->id);
 	for (int i = 0; i < LINE_COLUMNS; i++)
 		values[2 + i] = column_array(batch, i);
@@ -508,7 +508,7 @@ store_statement(Loading *loading)
 	bool		isnull;
 	bool		is_new;
 
-	values[0] = NameGetDatum(&loading->app_schema);
+	values[0] = loading->app_schema;
 	values[1] = CStringGetTextDatum(loading->provider);
 	values[2] = CStringGetTextDatum(loading->format->name);
 	values[3] = fingerprint_datum(loading);
@@ -549,7 +549,7 @@ load_body(void *state)
 {
 	Loading    *loading = state;
 
-	namestrcpy(&loading->app_schema, binding_use(no_relations)->app_schema);
+	loading->app_schema = template_name(binding_use(no_relations)->app_schema);
 	loading->hash = pg_cryptohash_create(PG_SHA256);
 	if (loading->hash == NULL)
 		elog(ERROR, "out of memory");
@@ -659,11 +659,9 @@ bool
 statement_line_shows_money(Binding *binding, int64 id, StatementEvidence *line)
 {
 	Datum		values[2];
-	NameData	app_schema;
 	bool		found;
 
-	namestrcpy(&app_schema, binding->app_schema);
-	values[0] = NameGetDatum(&app_schema);
+	values[0] = template_name(binding->app_schema);
 	values[1] = Int64GetDatum(id);
 	found = template_execute(NULL, &line_of_money, values, NULL, false) > 0;
 	if (found)
