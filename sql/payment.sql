@@ -116,13 +116,17 @@ SELECT * FROM cusown_payment_transition(p(3), 'late_capture', reason => 'it is t
 SELECT * FROM cusown_payment_transition(p(3), 'verify', provider_ref => 'pay_3'); -- fails
 SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => ' ', provider_ref => 'pay_3'); -- fails
 SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => 'it is there', provider_ref => E'\t'); -- fails
+SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => 'it is there', provider_ref => ''); -- fails
+SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => E'\f\u000b\u00a0\n', provider_ref => 'pay_3'); -- fails
 SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => 'it is there', provider_ref => 'pending-3'); -- fails
+SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => 'it is there', provider_ref => E' PENDING-3\u00a0'); -- fails
+SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => 'it is there', provider_ref => p(3) || E'\n'); -- fails
 SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => 'it is there', provider_ref => upper(p(3)::text)); -- fails
 -- a statement line that does not exist is no evidence, whatever else is said
 SELECT * FROM cusown_payment_transition(p(3), 'verify', reason => 'it is there', provider_ref => 'pay_3', evidence => '{"statement_line_id": 12}'); -- fails
 \echo :SQLSTATE
 SELECT count(*) FROM report(3);
-SELECT * FROM cusown_payment_transition(p(3), 'verify', b(99), 'found on the dashboard', provider_ref => 'pay_3', evidence => '{"statement_line_id": null}');
+SELECT * FROM cusown_payment_transition(p(3), 'verify', b(99), 'found on the dashboard', provider_ref => E'\t pay_3\u00a0 ', evidence => '{"statement_line_id": null}');
 SELECT * FROM report(3);
 SELECT * FROM cusown_payment_transition(p(4), 'verify', reason => 'found on the dashboard', provider_ref => 'pending-'); -- fails
 SELECT * FROM cusown_payment_transition(p(4), 'late_capture', reason => 'found on the dashboard', provider_ref => 'pending-4a');
@@ -147,11 +151,17 @@ SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', b(99), 'one of t
 SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 300, refund_ref => 'r1');
 SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 200, refund_ref => 'r2');
 SELECT status, refund_amount_cents, refund_reason FROM payments WHERE id = p(1);
+-- references are pasted
+SELECT changed FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 300, refund_ref => E' r1\u00a0\n');
 -- a figure without one is that of all so far; the greatest counts, in any order
 SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 400);
 SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 500);
 SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 650);
 SELECT status, refund_amount_cents FROM payments WHERE id = p(1);
+-- it holds a refund that is told with its reference later, which changes nothing
+SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 150, refund_ref => 'r2b');
+SELECT status, refund_amount_cents FROM payments WHERE id = p(1);
+SELECT refund_ref, amount FROM cusown_ops.payment_refund ORDER BY refund_ref;
 -- never over the amount
 SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 351, refund_ref => 'r3'); -- fails
 \echo :SQLSTATE
@@ -170,6 +180,7 @@ SELECT * FROM cusown_payment_transition(p(1), 'refund');
 SELECT * FROM cusown_payment_transition(p(1), 'refund', refund_ref => 'r3');
 -- the provider's earlier figure comes late
 SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 300);
+SELECT refund_ref, amount FROM cusown_ops.payment_refund ORDER BY refund_ref;
 SELECT * FROM cusown_payment_transition(p(1), 'partial_refund', refund_amount => 1, refund_ref => 'r4'); -- fails
 SELECT * FROM report(1);
 SELECT refund_ref, amount FROM cusown_ops.payment_refund ORDER BY refund_ref;
@@ -177,12 +188,29 @@ SELECT refund_ref, amount FROM cusown_ops.payment_refund ORDER BY refund_ref;
 SELECT * FROM cusown_payment_transition(p(2), 'partial_refund', refund_amount => 600, refund_ref => 'r1');
 SELECT * FROM cusown_payment_transition(p(2), 'refund', b(99), refund_ref => 'r2');
 SELECT * FROM report(2);
+-- how much that was may be told later, and of what was before it; it is whole already
+SELECT * FROM cusown_payment_transition(p(2), 'partial_refund', refund_amount => 150, refund_ref => 'r1b');
+SELECT * FROM cusown_payment_transition(p(2), 'partial_refund', refund_amount => 250, refund_ref => 'r2');
+SELECT * FROM cusown_payment_transition(p(2), 'refund', refund_ref => 'r2');
+SELECT * FROM cusown_payment_transition(p(2), 'partial_refund', refund_amount => 251, refund_ref => 'r2'); -- fails
+SELECT * FROM cusown_payment_transition(p(2), 'partial_refund', refund_amount => 1, refund_ref => 'r3'); -- fails
+SELECT refund_ref, amount FROM cusown_ops.payment_refund WHERE payment_id = p(2) ORDER BY refund_ref;
+SELECT status, refund_amount_cents FROM payments WHERE id = p(2);
 -- the application has told the amount, but not moved the status
 CALL add_payment(6, 'completed');
 UPDATE payments SET refund_amount_cents = 400 WHERE id = p(6);
 SELECT * FROM cusown_payment_transition(p(6), 'partial_refund', refund_amount => 400);
+-- what it has told is a figure: of it is this refund, and the next one is not
+SELECT changed FROM cusown_payment_transition(p(6), 'partial_refund', refund_amount => 400, refund_ref => 'r1');
+SELECT changed FROM cusown_payment_transition(p(6), 'partial_refund', refund_amount => 50, refund_ref => 'r2');
+SELECT status, refund_amount_cents FROM payments WHERE id = p(6);
 UPDATE payments SET refund_amount_cents = 1100 WHERE id = p(6);
 SELECT * FROM cusown_payment_transition(p(6), 'refund'); -- fails
+-- or has said that it is refunded, but not how much
+CALL add_payment(19, 'refunded');
+SELECT to_status, changed FROM cusown_payment_transition(p(19), 'partial_refund', refund_amount => 400, refund_ref => 'r1');
+SELECT to_status, changed FROM cusown_payment_transition(p(19), 'partial_refund', refund_amount => 600, refund_ref => 'r2');
+SELECT to_status, changed FROM cusown_payment_transition(p(19), 'partial_refund', refund_amount => 1, refund_ref => 'r3'); -- fails
 
 -- A refund of what is not completed yet says that it was.
 CALL add_payment(7, 'processing');
@@ -286,15 +314,17 @@ INSERT INTO time_slot VALUES (payment_app.p(1), 'available', NULL, now(), now())
 INSERT INTO reservation (ref, state, slot_ref) VALUES (payment_app.b(1), 'cancelled', payment_app.p(1));
 INSERT INTO charge (ref, reservation_ref, state, provider_code, amount, made_at)
 SELECT payment_app.p(n), payment_app.b(1), 'initiated', 'pending-' || n, 1000, now() FROM generate_series(1, 3) n;
-INSERT INTO charge (ref, state) VALUES (payment_app.p(4), 'pending'), (payment_app.p(5), NULL), (payment_app.p(6), 'disputed');
+INSERT INTO charge (ref, state) VALUES (payment_app.p(4), 'pending'), (payment_app.p(5), NULL), (payment_app.p(6), 'disputed'),
+  (payment_app.p(7), repeat('x', 62) || U&'\00e9');
 SELECT * FROM cusown_payment_transition(payment_app.p(1), 'process', payment_app.b(99), 'begun', '{}', 'ref 1');
 SELECT * FROM cusown_payment_transition(payment_app.p(1), 'verify');
 SELECT * FROM cusown_payment_transition(payment_app.p(1), 'partial_refund', refund_amount => 300, refund_ref => 'r1');
 SELECT * FROM cusown_payment_transition(payment_app.p(1), 'partial_refund', refund_amount => 400);
 SELECT * FROM cusown_payment_transition(payment_app.p(1), 'partial_refund', refund_amount => 550);
 SELECT * FROM cusown_payment_transition(payment_app.p(1), 'partial_refund', refund_amount => 550);
-SELECT * FROM cusown_payment_transition(payment_app.p(1), 'partial_refund', refund_amount => 451, refund_ref => 'r2'); -- fails
-SELECT * FROM cusown_payment_transition(payment_app.p(1), 'refund', refund_amount => 450, refund_ref => 'r2');
+SELECT * FROM cusown_payment_transition(payment_app.p(1), 'partial_refund', refund_amount => 701, refund_ref => 'r2'); -- fails
+SELECT * FROM cusown_payment_transition(payment_app.p(1), 'partial_refund', refund_amount => 250, refund_ref => 'r2');
+SELECT * FROM cusown_payment_transition(payment_app.p(1), 'refund', refund_amount => 450, refund_ref => 'r3');
 SELECT refund_ref, amount FROM cusown_ops.payment_refund WHERE app_schema = 'payment_shop' ORDER BY refund_ref;
 SELECT * FROM cusown_payment_transition(payment_app.p(2), 'fail');
 SELECT * FROM cusown_payment_transition(payment_app.p(3), 'expire');
@@ -306,6 +336,7 @@ SELECT * FROM cusown_payment_transition(payment_app.p(4), 'refund', refund_ref =
 SELECT * FROM cusown_payment_transition(payment_app.p(4), 'partial_refund', refund_amount => 5); -- fails
 SELECT * FROM cusown_payment_transition(payment_app.p(5), 'verify'); -- fails
 SELECT * FROM cusown_payment_transition(payment_app.p(6), 'verify'); -- fails
+SELECT * FROM cusown_payment_transition(payment_app.p(7), 'verify'); -- fails
 SELECT kind, left(entity_id::text, 8) AS payment, finding, closed_by FROM cusown_ops.attention WHERE app_schema = 'payment_shop';
 
 -- Types of its own for what we write, and a booking, a slot and payments as they

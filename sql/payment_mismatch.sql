@@ -118,6 +118,8 @@ CALL add_payment(1115, 111, 'processing', '1 h', '');
 CALL add_payment(1116, 111, 'processing', '1 h', '');
 CALL add_payment(1117, 111, 'processing', '1 h', upper(p(1117)::text));
 CALL add_payment(1118, 111, 'processing', '1 h', upper(p(1117)::text));
+CALL add_payment(1108, 111, 'processing', '1 h', ' PENDING-1');
+CALL add_payment(1109, 111, 'processing', '1 h', ' PENDING-1');
 SELECT * FROM report WHERE kind = 'shared_ref';
 CALL add_booking(112, 'confirmed');
 CALL add_payment(1120, 112, 'completed', '1 h', 'pay_twice');

@@ -221,6 +221,40 @@ SELECT * FROM found(:s, apply => true);
 SELECT * FROM found(:s2, apply => true);
 SELECT kind, payment, closed FROM worklist WHERE finding ~ '_7[0-9]';
 
+-- Nor where two providers happen to use one reference: not that it was refunded, nor
+-- that the payment is known, nor, later, that all is well. Of two captures of an order
+-- the one that has the payment's reference is the payment, whichever came first.
+BEGIN;
+CALL add_payment(86, 'completed', '1086', provider => 'stripe');
+CALL add_payment(87, 'completed', '1087', provider => 'stripe');
+CALL add_payment(88, 'completed', '1088', 900, provider => 'stripe');
+CALL add_payment(89, 'processing', '1089', provider => 'stripe', order_id => 'order_89');
+SELECT cusown_load_statement('upi', 'generic', '[
+  {"provider_ref": "1086", "status": "refunded", "amount": 1000, "currency": "INR", "at": "2026-01-05"},
+  {"provider_ref": "1087", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-05"},
+  {"provider_ref": "1088", "status": "captured", "amount": 900, "currency": "INR", "at": "2026-01-05"}]') AS s2,
+  cusown_load_statement('stripe', 'generic', '[
+  {"provider_ref": "1086", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02"},
+  {"provider_ref": "1088", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02"},
+  {"provider_ref": "1089b", "order_ref": "order_89", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02"},
+  {"provider_ref": "1089", "order_ref": "order_89", "status": "captured", "amount": 1000, "currency": "INR", "at": "2026-01-02 09:00"}]') AS s \gset
+SELECT * FROM found(:s, apply => true) WHERE provider_ref ~ '^10';
+SELECT kind, payment, closed FROM worklist WHERE finding ~ '108';
+ROLLBACK;
+
+-- Of payments that share a reference the completed one is what the line is about, also
+-- where it is not the first.
+BEGIN;
+CALL add_payment(90, 'failed', 'rzp_90');
+CALL add_payment(91, 'completed', 'rzp_90', created => '2026-01-02 11:00Z');
+SELECT cusown_load_statement('razorpay', 'razorpay_settlement', '[{"entity_id": "rzp_90", "type": "payment", "amount": 1000, "currency": "INR", "created_at": 1767312000}]') AS s \gset
+SELECT * FROM found(:s) WHERE class <> 'missing_at_provider';
+-- a refund of ours that they do not tell of is on its way while it is young
+UPDATE payments SET status = 'partially_refunded', refund_amount_cents = 300, refunded_at = '2026-01-02 12:00Z' WHERE id = p(91);
+SELECT * FROM found(:s) WHERE provider_ref = 'rzp_90';
+SELECT * FROM found(:s, '100 years') WHERE provider_ref = 'rzp_90';
+ROLLBACK;
+
 -- Refunds in another currency are not added up, and balance in their own.
 CALL add_payment(73, 'completed', 'rzp_73');
 CALL add_payment(74, 'completed', 'rzp_74');
@@ -282,17 +316,20 @@ SELECT class, payment, provider_ref FROM found(:s, now() - '2026-01-02 00:00Z' +
 ROLLBACK;
 
 -- Refunds that were told by hand count by their references; what is told without one
--- is a sum, and where it is not plain which are meant a human must see it.
+-- is a figure, which holds some of them; where references are not the provider's a
+-- human must see it.
 CALL add_payment(82, 'completed', 'rzp_82');
 CALL add_payment(83, 'completed', 'rzp_83');
+CALL add_payment(92, 'completed', 'rzp_92');
 SELECT changed FROM cusown_payment_transition(p(82), 'partial_refund', refund_amount => 300, refund_ref => 'rf_82', reason => 'by hand');
 SELECT changed FROM cusown_payment_transition(p(83), 'partial_refund', refund_amount => 300, refund_ref => 'of ours', reason => 'by hand');
+SELECT changed FROM cusown_payment_transition(p(92), 'partial_refund', refund_amount => 500, reason => 'by hand');
 SELECT cusown_load_statement('razorpay', 'razorpay_settlement', jsonb_agg(jsonb_build_object('entity_id', ref, 'type', 'refund', 'payment_id', payment,
   'amount', amount, 'currency', 'INR', 'created_at', 1767571200))) AS s
-FROM (VALUES ('rf_82', 'rzp_82', 300), ('rf_82b', 'rzp_82', 200), ('rf_82c', 'rzp_82', 100), ('rf_83', 'rzp_83', 300), ('rf_83b', 'rzp_83', 200)) v (ref, payment, amount) \gset
+FROM (VALUES ('rf_82', 'rzp_82', 300), ('rf_82b', 'rzp_82', 200), ('rf_82c', 'rzp_82', 100), ('rf_83', 'rzp_83', 300), ('rf_83b', 'rzp_83', 200), ('rf_92', 'rzp_92', 300), ('rf_92b', 'rzp_92', 300)) v (ref, payment, amount) \gset
 SELECT * FROM found(:s, apply => true) WHERE class <> 'missing_at_provider';
-SELECT payment, status, refunded FROM payment(82, 83);
-SELECT refund_ref, amount FROM cusown_ops.payment_refund WHERE payment_id IN (p(82), p(83)) ORDER BY 1;
+SELECT payment, status, refunded FROM payment(82, 92) WHERE payment IN ('82', '83', '92');
+SELECT refund_ref, amount FROM cusown_ops.payment_refund WHERE payment_id IN (p(82), p(83), p(92)) ORDER BY 1, 2;
 -- once the human has told of it
 SELECT changed FROM cusown_payment_transition(p(83), 'partial_refund', refund_amount => 200, refund_ref => 'rf_83b', reason => 'by hand');
 SELECT * FROM found(:s, apply => true) WHERE class <> 'missing_at_provider';

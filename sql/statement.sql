@@ -233,6 +233,54 @@ SELECT id AS line_of_refund FROM cusown_ops.statement_line WHERE app_schema = 's
 SELECT to_status FROM cusown_payment_transition(md5('p')::uuid, 'verify', evidence => jsonb_build_object('statement_line_id', :line_of_refund), dry_run => true);
 SELECT from_status, to_status, changed FROM cusown_payment_transition(md5('p')::uuid, 'verify', evidence => jsonb_build_object('statement_line_id', :line));
 SELECT (metadata #>> '{evidence,statement_line_id}')::bigint = :line AS told FROM payment_audit_logs;
+-- of the payment that it is about, as reconciliation matches them
+SELECT cusown_load_statement('upi', 'generic', jsonb_build_array(
+  jsonb_build_object('provider_ref', 'U1', 'order_ref', 'order_u', 'status', 'captured', 'amount', 100, 'currency', 'INR', 'at', 1767312000),
+  jsonb_build_object('provider_ref', 'U2', 'order_ref', md5('by receipt')::uuid, 'status', 'captured', 'amount', 100, 'currency', 'INR', 'at', 1767312000))) AS s \gset
+SELECT max(id) FILTER (WHERE provider_ref = 'U1') AS u1, max(id) FILTER (WHERE provider_ref = 'U2') AS u2 FROM cusown_ops.statement_line WHERE statement_id = :s AND app_schema = 'statement_app' \gset
+INSERT INTO payments (id, booking_id, provider, provider_payment_id, order_id, transaction_id, amount_cents, status)
+SELECT md5(who)::uuid, md5('b')::uuid, provider::payment_provider, ref, order_id, transaction_id, 100, 'expired'
+FROM (VALUES ('another', 'upi', 'U3', NULL, NULL), ('by order', 'upi', 'pending-1', 'order_u', NULL), ('by transaction', 'upi', 'pending-2', NULL, 'U1'),
+             ('by receipt', 'upi', md5('by receipt'), NULL, NULL), ('by name', 'upi', 'U1', NULL, NULL), ('elsewhere', 'razorpay', 'U1', NULL, NULL)) v (who, provider, ref, order_id, transaction_id);
+CREATE FUNCTION outcome(who text, line bigint, ref text DEFAULT NULL) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+  v_detail text;
+BEGIN
+  RETURN (cusown_payment_transition(md5(who)::uuid, 'verify', evidence => jsonb_build_object('statement_line_id', line), provider_ref => ref, dry_run => true)).to_status;
+EXCEPTION WHEN SQLSTATE 'UO003' THEN
+  GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL;
+  RETURN replace(v_detail, line::text, 'N');
+END
+$$;
+SELECT who, outcome(who, :u1) AS u1, outcome(who, :u2) AS u2
+FROM unnest('{another,by order,by transaction,by receipt,by name,elsewhere}'::text[]) who;
+-- once no other payment has its reference; the operator may say that it is this one's
+DELETE FROM payments WHERE id = md5('by name')::uuid;
+SELECT who, outcome(who, :u1) AS u1, outcome(who, :u1, 'U1') AS named FROM unnest('{another,by order,by transaction,by receipt}'::text[]) who;
+-- and where two have it, the one that is paid has it
+INSERT INTO payments (id, booking_id, provider, provider_payment_id, amount_cents, status)
+VALUES (md5('by name')::uuid, md5('b')::uuid, 'upi', 'U1', 100, 'failed'), (md5('twin')::uuid, md5('b')::uuid, 'upi', 'U1', 100, 'failed');
+SELECT outcome('by name', :u1);
+UPDATE payments SET status = 'refunded' WHERE id = md5('twin')::uuid;
+SELECT outcome('by name', :u1);
+-- so no line verifies two payments: the one that it does gets its reference
+DELETE FROM payments WHERE id <> md5('p')::uuid;
+INSERT INTO payments (id, booking_id, provider, provider_payment_id, order_id, amount_cents, status)
+SELECT md5(who)::uuid, md5('b')::uuid, 'upi', 'pending-' || n, 'order_u', 100, 'failed'
+FROM unnest('{one,other}'::text[]) WITH ORDINALITY v (who, n);
+SELECT to_status FROM cusown_payment_transition(md5('one')::uuid, 'verify', evidence => jsonb_build_object('statement_line_id', :u1));
+SELECT provider_payment_id, status FROM payments WHERE order_id = 'order_u' ORDER BY 1;
+SELECT outcome('other', :u1), outcome('other', :u1, 'U1');
+-- an application that has only references
+SET cusown_ops.app_schema = 'statement_shop';
+INSERT INTO statement_shop.charge (ref, state, provider, provider_code)
+VALUES (md5('by name')::uuid, 'failed', 'razorpay', 'pay_1'), (md5('another')::uuid, 'failed', 'razorpay', 'y');
+SELECT id AS line FROM cusown_ops.statement_line WHERE app_schema = 'statement_shop' AND provider_ref = 'pay_1' AND kind = 'payment' \gset
+SELECT who, outcome(who, :line) FROM unnest('{another,by name}'::text[]) who;
+DELETE FROM statement_shop.charge;
+SET cusown_ops.app_schema = 'statement_app';
+DELETE FROM payments WHERE id <> md5('p')::uuid;
+DROP FUNCTION outcome;
 
 -- What was kept for long goes: header first, so that nobody reconciles half of a
 -- statement; of an application that was detached, sooner.

@@ -31,6 +31,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/timestamp.h"
@@ -228,10 +229,16 @@ is_status(const PaymentStatus *status, const char *name)
 	return strcmp(status->text, name) == 0;
 }
 
+/* of a longer one, which no machine knows, whole characters */
 static void
 set_status(PaymentStatus *status, const char *name)
 {
-	strlcpy(status->text, name == NULL ? "" : name, sizeof(status->text));
+	int			length = 0;
+
+	if (name != NULL)
+		length = pg_mbcliplen(name, strlen(name), sizeof(status->text) - 1);
+	memcpy(status->text, name == NULL ? "" : name, length);
+	status->text[length] = '\0';
 }
 
 /* ---------- what is refused ---------- */
@@ -557,7 +564,7 @@ decide(const PaymentCall *call, Step *steps)
 
 /* a verification is always the first step */
 static void
-check_evidence(const PaymentCall *call, const Step *steps)
+check_evidence(PaymentCall *call, const Step *steps)
 {
 	if (call->inbox_id == 0 && strcmp(steps[0].event, EVENT_LATE_CAPTURE) == 0)
 		payment_require_evidence(call);
@@ -574,8 +581,6 @@ take_steps(PaymentCall *call, const Step *steps, int count)
 
 	for (int i = 0; i < count; i++)
 		take_step(call, &steps[i], &recorded);
-	if (payment_is_refund(call->event))
-		payment_remember_refund(call);
 	change_notify(call->binding, PAYMENT_VERB, &recorded);
 	if (lost != NULL)
 		open_paid_cancelled(call, lost);
@@ -583,15 +588,12 @@ take_steps(PaymentCall *call, const Step *steps, int count)
 		close_paid_cancelled(call);
 }
 
-/* moves a payment that the caller has locked */
-PaymentResult
-payment_take(PaymentCall *call)
+static PaymentResult
+go_there(PaymentCall *call)
 {
 	Step		steps[MAX_STEPS];
 	int			count;
 
-	if (payment_is_refund(call->event) && !payment_weigh_refund(call))
-		return PAYMENT_STAYED;
 	if (is_there(call))
 		return PAYMENT_STAYED;
 	count = decide(call, steps);
@@ -600,6 +602,22 @@ payment_take(PaymentCall *call)
 	check_evidence(call, steps);
 	take_steps(call, steps, count);
 	return PAYMENT_MOVED;
+}
+
+/* moves a payment that the caller has locked */
+PaymentResult
+payment_take(PaymentCall *call)
+{
+	PaymentResult result;
+
+	if (!payment_is_refund(call->event))
+		return go_there(call);
+	if (!payment_weigh_refund(call))
+		return PAYMENT_STAYED;
+	result = go_there(call);
+	if (result != PAYMENT_REFUSED)
+		payment_remember_refund(call);
+	return result;
 }
 
 /* waits for the payment, and moves it; the caller is connected to SPI */
@@ -658,12 +676,28 @@ text_or_null(FunctionCallInfo fcinfo, int arg)
 	return PG_ARGISNULL(arg) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(arg));
 }
 
+/* a reference is pasted: with white space around it, it would be another one */
+static char *
+reference_or_null(FunctionCallInfo fcinfo, int arg, const char *name)
+{
+	char	   *reference = text_or_null(fcinfo, arg);
+
+	if (reference == NULL)
+		return NULL;
+	reference = payment_trim(reference);
+	if (reference[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", name)));
+	return reference;
+}
+
 static void
 read_refund(FunctionCallInfo fcinfo, PaymentCall *call)
 {
 	call->has_refund_amount = !PG_ARGISNULL(6);
 	call->refund_amount = call->has_refund_amount ? PG_GETARG_INT64(6) : 0;
-	call->refund_ref = text_or_null(fcinfo, 7);
+	call->refund_ref = reference_or_null(fcinfo, 7, "refund_ref");
 	if (!payment_is_refund(call->event) &&
 		(call->has_refund_amount || call->refund_ref != NULL))
 		ereport(ERROR,
@@ -673,10 +707,6 @@ read_refund(FunctionCallInfo fcinfo, PaymentCall *call)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("refund_amount must be greater than zero")));
-	if (call->refund_ref != NULL && call->refund_ref[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("refund_ref must not be empty")));
 	if (strcmp(call->event, EVENT_PARTIAL_REFUND) == 0)
 		verb_check_not_null(fcinfo, 6, "refund_amount");
 }
@@ -721,7 +751,7 @@ cusown_payment_transition(PG_FUNCTION_ARGS)
 	call.source = "manual";
 	call.reason = text_or_null(fcinfo, 3);
 	call.evidence = PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4);
-	call.provider_ref = text_or_null(fcinfo, 5);
+	call.provider_ref = reference_or_null(fcinfo, 5, "provider_ref");
 	read_refund(fcinfo, &call);
 	payment_read_evidence(&call);
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)

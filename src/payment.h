@@ -41,6 +41,8 @@ typedef struct PaymentCall
 	int64		refund_amount;	/* with refund_ref of that refund, else of all
 								 * so far */
 	const char *refund_ref;		/* or NULL */
+	bool		is_matched;		/* reconciliation has found the statement line
+								 * that evidence names to be this payment's */
 	const char *method;			/* of verification */
 	const char *source;			/* manual or webhook */
 	/* of a webhook event, which is evidence by itself */
@@ -56,8 +58,10 @@ typedef struct PaymentCall
 	bool		has_amount;		/* of the payment */
 	int64		amount;
 	char	   *currency;		/* or NULL */
-	int64		refunded;		/* before this refund */
+	int64		refunded;		/* before this refund, as the payment says */
+	int64		figure;			/* the greatest that we were told */
 	/* what is made of a refund */
+	int64		told;			/* what references add up to, with this one */
 	bool		has_total;
 	int64		total;			/* refunded with this refund */
 	/* the result */
@@ -81,8 +85,9 @@ extern void payment_keep_reference(PaymentCall *call);
 extern void payment_recheck_cancelled(Binding *binding);
 
 /* payment_evidence.c */
+extern char *payment_trim(char *text);
 extern void payment_read_evidence(PaymentCall *call);
-extern void payment_require_evidence(const PaymentCall *call);
+extern void payment_require_evidence(PaymentCall *call);
 extern bool payment_ref_is_placeholder(const char *ref, const pg_uuid_t *id);
 
 /* payment_refund.c */

@@ -18,9 +18,9 @@ COMMENT ON COLUMN cusown_ops.payment_refund.app_schema IS
 COMMENT ON COLUMN cusown_ops.payment_refund.payment_id IS
 'the payment that was refunded';
 COMMENT ON COLUMN cusown_ops.payment_refund.refund_ref IS
-'reference of the refund; empty: what figures without one have added';
+'reference of the refund; empty: the greatest figure for all refunds so far';
 COMMENT ON COLUMN cusown_ops.payment_refund.amount IS
-'what it added to the refunds of the payment, in minor units';
+'of the refund, or of all so far, in minor units; 0: of the refund it was not told';
 COMMENT ON COLUMN cusown_ops.payment_refund.at IS
 'when it was first told; after that, and cusown_ops.change_retention, it goes with an application that was detached';
 
@@ -49,13 +49,13 @@ COMMENT ON FUNCTION @extschema@.cusown_payment_transition(uuid, text, uuid, text
 event: process, verify, fail, expire, partial_refund, refund, or one that an owner has added.
 actor: who does it, kept as verified_by or refunded_by and in the audit rows; null: the system.
 reason: kept in the audit rows, and as failure_reason or refund_reason.
-evidence: a JSON object, kept in the audit rows; verification_method in it is manual (where it is not said), polling or webhook; statement_line_id is a line of a provider''s statement.
-provider_ref: the provider''s reference of the payment, kept in it, but by a refund.
-refund_amount: in minor units. With refund_ref: of this refund, which adds up, each refund_ref of a payment once. Without: of all its refunds so far, as a provider tells it; the greatest counts. Null, of a refund: what is left.
+evidence: a JSON object, kept in the audit rows; verification_method in it is manual (where it is not said), polling or webhook; statement_line_id is a line of a provider''s statement, which is about this payment.
+provider_ref: the provider''s reference of the payment, without white space around it; kept in the payment, but by a refund.
+refund_amount: in minor units. With refund_ref: of this refund, which adds up, each refund_ref of a payment once. Without: of all its refunds so far, as a provider tells it; the greatest counts. What is refunded is the greater of the sum and the figure, in whatever order they are told: a refund that the figure holds is remembered, and changes nothing. Null, of a refund: what is left; how much that was may be told later.
 refund_ref: reference of this refund.
 dry_run: do it all and roll it back.
 Returns the payment, its status before and after, and whether anything was changed: the same again changes nothing.
-verify of a failed or expired payment is a late capture: only with a statement_line_id that exists, or with a reason and the provider''s own provider_ref. Where its booking is cancelled or rejected, verify opens paid_cancelled on the worklist: refund, or book anew. A refund of a payment that is not completed yet verifies it first; a partial_refund that leaves nothing is a refund.
+verify of a failed or expired payment is a late capture: only with a statement_line_id that exists and is about this payment, as cusown_reconcile matches them, or with a reason and the provider''s own provider_ref. Where its booking is cancelled or rejected, verify opens paid_cancelled on the worklist: refund, or book anew. A refund of a payment that is not completed yet verifies it first; a partial_refund that leaves nothing is a refund.
 Errors: UO003 no such transition, or no evidence for it; UO008 more would be refunded than paid, a refund would leave something, or refund_ref is known with another amount; UO002 no such payment; UO001 no application attached, or no payments; UO010 evidence malformed; 22023 an argument makes no sense; 22004 payment, event or the amount of a partial_refund is null; 27000 a trigger kept the payment or an audit row from being written; 25006 standby or read-only transaction; 0A000 not READ COMMITTED.
 Locks: waits for the payment FOR UPDATE, then, where it becomes completed, for its booking FOR NO KEY UPDATE.
 Source: runbook Payment Mismatch, step 3.';

@@ -295,7 +295,9 @@ static const FactSource sources[] = {
 			CASE_ARGS
 	}},
 	{"payment_refund", true, NULL, {
-			"SELECT r.at AS at, 'refund told'::text AS what,"
+			"SELECT r.at AS at, CASE WHEN r.refund_ref = ''"
+			" THEN 'refunds told, in all'::text"
+			" ELSE 'refund told'::text END AS what,"
 			" r.payment_id AS payment_id, r.amount AS amount,"
 			" r.refund_ref AS refund_ref FROM cusown_ops.payment_refund r"
 			" WHERE r.app_schema = " APP_SCHEMA
@@ -761,9 +763,7 @@ read_source(Case *call)
 {
 	Datum		values[6];
 	char		nulls[] = "      ";
-	NameData	schema;
 
-	namestrcpy(&schema, call->binding->app_schema);
 	values[0] = UUIDPGetDatum(&call->booking);
 	nulls[0] = call->has_booking ? ' ' : 'n';
 	values[1] = uuid_list_datum(&call->payments);
@@ -771,7 +771,7 @@ read_source(Case *call)
 	nulls[2] = call->has_slot ? ' ' : 'n';
 	values[3] = TimestampTzGetDatum(call->since);
 	values[4] = uuid_list_datum(&call->ids);
-	values[5] = NameGetDatum(&schema);
+	values[5] = template_name(call->binding->app_schema);
 	template_stream(call->source->is_ours ? NULL : call->binding,
 					&call->source->statement, values, nulls, true, put_row,
 					call);

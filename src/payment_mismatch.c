@@ -121,15 +121,15 @@ static const Mismatch mismatches[] = {
 	}},
 
 	/*
-	 * the references first, by an index where there is one; then whose they
-	 * are
+	 * the references first; then whose they are, by an index where there is
+	 * one: that the number is whole tells the planner that they are few
 	 */
 	{"shared_ref", NULL, GRACE_NONE, {{"payments", "provider_ref"}, {NULL}}, {
 		"WITH shared AS MATERIALIZED (SELECT p.{payments.provider_ref} AS ref"
 		"[, p.{payments.provider} AS provider] FROM {payments} p"
 		" WHERE " PAYMENT_REF_IS_NAMED("p")
 		" GROUP BY [p.{payments.provider}, ]p.{payments.provider_ref}"
-		" HAVING pg_catalog.count(*) > 1)"
+		" HAVING pg_catalog.count(*) > 1 AND (pg_catalog.count(*) % 1) = 0)"
 		" SELECT (pg_catalog.array_agg(p.{payments.id}"
 		" ORDER BY p.{payments.created_at}, p.{payments.id}))[1] AS id,"
 		" CASE WHEN pg_catalog.count(*) FILTER"

@@ -277,8 +277,8 @@ read_statement(Reconciliation *what)
 	Datum		values[2];
 	bool		isnull;
 
-	namestrcpy(&what->app_schema, what->binding->app_schema);
-	values[0] = NameGetDatum(&what->app_schema);
+	what->app_schema = template_name(what->binding->app_schema);
+	values[0] = what->app_schema;
 	values[1] = Int64GetDatum(what->statement);
 	if (template_execute(NULL, &statement_by_id, values, NULL,
 						 what->read_only) == 0)
@@ -342,6 +342,7 @@ call_for(const Run *run, const Finding *finding, int64 line)
 	call.reason = psprintf("statement " INT64_FORMAT, run->what.statement);
 	call.evidence = evidence_of(run, line);
 	call.provider_ref = finding->provider_ref;
+	call.is_matched = true;
 	payment_read_evidence(&call);
 	return call;
 }
@@ -353,7 +354,7 @@ read_unknown_refunds(const Run *run, const Finding *finding,
 	Datum		values[5];
 	uint64		rows;
 
-	values[0] = NameGetDatum(&run->what.app_schema);
+	values[0] = run->what.app_schema;
 	values[1] = run->what.provider;
 	values[2] = CStringGetTextDatum(finding->provider_ref);
 	values[3] = UUIDPGetDatum(&finding->payment);

@@ -23,7 +23,7 @@ typedef struct Reconciliation
 	bool		read_only;
 	TimestampTz young;			/* what is later may still be under way */
 	/* of the statement */
-	NameData	app_schema;
+	Datum		app_schema;		/* name */
 	Datum		provider;		/* text */
 	int			lines;
 	TimestampTz period_from;
@@ -39,18 +39,28 @@ typedef struct Reconciliation
 #define RECONCILE_GIVEN_UP(status) \
 	"(" status " = ANY ('{failed,expired}'::text[])) IS TRUE"
 
+/* in templates: refunds of a payment that our verbs were told of, see payment_refund.c */
+#define RECONCILE_REFUNDS_TOLD(payment) \
+	"(SELECT GREATEST((pg_catalog.sum(k.amount)" \
+	" FILTER (WHERE k.refund_ref <> ''))::int8," \
+	" pg_catalog.max(k.amount) FILTER (WHERE k.refund_ref = ''))" \
+	" FROM cusown_ops.payment_refund k WHERE k.app_schema = $1" \
+	" AND k.payment_id = " payment ")"
+
 /*
  * Of the payments gathered, those that share a reference with one before them.
- * Numbers are counted faster than names; two names may share one.
+ * Numbers are sorted faster than names are counted; two names may share one, but
+ * hardly ever do, and where none is found twice the payments are not read again.
  */
 #define RECONCILE_AGAIN \
 	"again AS MATERIALIZED (SELECT a.id FROM (SELECT p.id AS id," \
 	" pg_catalog.row_number() OVER (PARTITION BY p.provider_ref ORDER BY " \
 	RECONCILE_COMPLETED("p.status") " DESC, p.created_at, p.id) AS n" \
-	" FROM (SELECT pg_catalog.hashtext(d.provider_ref) AS hash" \
-	" FROM app_payment d WHERE d.provider_ref IS NOT NULL" \
-	" GROUP BY 1 HAVING pg_catalog.count(*) > 1) d" \
-	" JOIN app_payment p ON pg_catalog.hashtext(p.provider_ref) = d.hash) a" \
+	" FROM (SELECT d.hash FROM (SELECT" \
+	" pg_catalog.hashtextextended(d.provider_ref, 0) AS hash" \
+	" FROM app_payment d WHERE d.provider_ref IS NOT NULL ORDER BY 1) d" \
+	" GROUP BY d.hash HAVING pg_catalog.count(*) > 1) d JOIN app_payment p" \
+	" ON pg_catalog.hashtextextended(p.provider_ref, 0) = d.hash) a" \
 	" WHERE a.n > 1)"
 
 /* reconcile_match.c */

@@ -82,9 +82,7 @@ static const AttentionKind *const kinds[] = {
 #define OUR_REFUNDS \
 	"CASE WHEN p.status = 'refunded' THEN" \
 	" GREATEST(COALESCE(p.amount, 0), COALESCE(p.refunded, 0))" \
-	" ELSE COALESCE(p.refunded, (SELECT (pg_catalog.sum(k.amount))::int8" \
-	" FROM cusown_ops.payment_refund k WHERE k.app_schema = $1" \
-	" AND k.payment_id = p.id), 0) END"
+	" ELSE COALESCE(p.refunded, " RECONCILE_REFUNDS_TOLD("p.id") ", 0) END"
 
 /*
  * Of the payments $3, which are gathered; $1 app_schema, $2 kind.  The line that
@@ -184,12 +182,10 @@ payments_still_there(Binding *binding, const AttentionKind *kind,
 					 const UuidList *ids, UuidList *there)
 {
 	Datum		values[3];
-	NameData	app_schema;
 	Tuplestorestate *payments;
 	uint64		rows;
 
-	namestrcpy(&app_schema, binding->app_schema);
-	values[0] = NameGetDatum(&app_schema);
+	values[0] = template_name(binding->app_schema);
 	values[1] = CStringGetTextDatum(kind->name);
 	values[2] = uuid_list_datum(ids);
 	payments = reconcile_gather_some(binding, ids);
@@ -204,12 +200,10 @@ lines_still_there(Binding *binding, const AttentionKind *kind,
 				  const UuidList *ids, UuidList *there)
 {
 	Datum		values[3];
-	NameData	app_schema;
 	Tuplestorestate *payments;
 	uint64		rows;
 
-	namestrcpy(&app_schema, binding->app_schema);
-	values[0] = NameGetDatum(&app_schema);
+	values[0] = template_name(binding->app_schema);
 	values[1] = lines_of(ids);
 	values[2] = CStringGetTextDatum(kind->name);
 	payments = reconcile_gather_named(binding, values[1]);

@@ -65,7 +65,8 @@
 	" COALESCE([p.{payments.transaction_id}::text, ]NULL::text)" \
 	" AS transaction_id," \
 	" COALESCE([p.{payments.amount}::int8, ]NULL::int8) AS amount," \
-	" COALESCE([pg_catalog.upper(p.{payments.currency}::text), ]NULL::text)" \
+	" COALESCE([pg_catalog.upper(p.{payments.currency}::text" \
+	" COLLATE pg_catalog.\"C\"), ]NULL::text)" \
 	" AS currency," \
 	" COALESCE([p.{payments.refund_amount}::int8, ]NULL::int8) AS refunded," \
 	" COALESCE([p.{payments.refunded_at}, ]NULL::timestamptz) AS refunded_at," \
@@ -94,9 +95,10 @@ static const Template payments_of_lines = {
 /* $1 payments, with those that share a reference with one of them */
 static const Template payments_by_id = {
 	"SELECT " PAYMENT_COLUMNS " FROM {payments} p"
-	" WHERE p.{payments.id} = ANY ($1)"
-	"[ OR EXISTS (SELECT FROM {payments} o WHERE o.{payments.id} = ANY ($1)"
-	" AND o.{payments.provider_ref} = p.{payments.provider_ref})]",
+	" WHERE p.{payments.id} = ANY (SELECT pg_catalog.unnest($1)"
+	"[ UNION ALL SELECT s.{payments.id} FROM {payments} o JOIN {payments} s"
+	" ON s.{payments.provider_ref} = o.{payments.provider_ref}"
+	" WHERE o.{payments.id} = ANY ($1)])",
 	1, {UUIDARRAYOID}
 };
 
@@ -204,8 +206,11 @@ static const Template names_of_some = {
 	" AND (j.line_id IS NOT NULL OR (j.created_at >= $7" \
 	" AND j.created_at < $8 AND " RECONCILE_COMPLETED("j.our_status") "))),"
 
-/* the last condition always holds; it tells the planner that they are few */
-#define IS_LEFT_OVER "o.payment_id IS NULL AND (o.line_id % 1) = 0"
+/* the last conditions always hold; they tell the planner that these are few */
+#define IS_LEFT_OVER \
+	"o.payment_id IS NULL AND (o.line_id % 1) = 0 AND (o.line_id / 1) = o.line_id"
+
+#define NAMED_BY(column) "ANY (SELECT o." column " FROM one o WHERE " IS_LEFT_OVER ")"
 
 #define LEFT_OVER(how, payments, condition) \
 	"SELECT o.line_id, o.is_payment, o.provider_ref, o.order_ref, o.receipt," \
@@ -219,18 +224,22 @@ static const Template names_of_some = {
  * that of thousands on both sides.
  */
 #define BY_OTHERS \
+	" named AS MATERIALIZED (SELECT p.* FROM app_payment p" \
+	" WHERE p.order_ref = " NAMED_BY("order_ref") \
+	" OR p.id = " NAMED_BY("receipt") \
+	" OR p.transaction_id = " NAMED_BY("provider_ref") ")," \
 	" by_order AS MATERIALIZED (SELECT p.* FROM (SELECT p.*," \
 	" pg_catalog.row_number() OVER (PARTITION BY p.order_ref ORDER BY " \
 	RECONCILE_COMPLETED("p.status") ", p.created_at DESC, p.id) AS place" \
-	" FROM app_payment p WHERE EXISTS (SELECT FROM one o" \
+	" FROM named p WHERE EXISTS (SELECT FROM one o" \
 	" WHERE o.order_ref = p.order_ref AND " IS_LEFT_OVER ")) p" \
 	" WHERE p.place < 2)," \
 	" two AS (SELECT t.*, pg_catalog.row_number() OVER (PARTITION BY" \
 	" t.line_id ORDER BY t.how, " RECONCILE_COMPLETED("t.our_status") "," \
 	" t.created_at DESC, t.payment_id) AS n FROM (" \
 	LEFT_OVER("2", "by_order", "p.order_ref = o.order_ref") " UNION ALL " \
-	LEFT_OVER("2", "app_payment", "p.id = o.receipt") " UNION ALL " \
-	LEFT_OVER("3", "app_payment", "p.transaction_id = o.provider_ref") ") t),"
+	LEFT_OVER("2", "named", "p.id = o.receipt") " UNION ALL " \
+	LEFT_OVER("3", "named", "p.transaction_id = o.provider_ref") ") t),"
 
 /*
  * What the statements of the provider tell.  Whose a statement is is asked of
@@ -255,9 +264,9 @@ static const Template names_of_some = {
 
 /* it has the provider's own reference, and that is another one */
 #define HAS_ANOTHER_REF \
-	"c.our_ref <> '' AND c.our_ref <> c.provider_ref" \
-	" AND c.our_ref !~ " PAYMENT_REF_PLACEHOLDER \
-	" AND pg_catalog.lower(c.our_ref) <> c.payment_id::text"
+	"c.our_ref <> c.provider_ref" \
+	" AND c.our_ref !~* " PAYMENT_REF_PLACEHOLDER \
+	" AND " PAYMENT_REF_BARE("c.our_ref") " <> c.payment_id::text"
 
 /*
  * What the provider has another name for: a second capture of what was paid
@@ -311,7 +320,7 @@ static const Template names_of_some = {
  * what another one knows to be paid was so in the end: no status goes back.
  */
 #define WEIGHED \
-	" weighed AS (SELECT p.*," \
+	" weighed AS MATERIALIZED (SELECT p.*," \
 	" CASE WHEN p.payment_id IS NOT NULL AND p.status = 'completed' THEN" \
 	" GREATEST(" REFUND_LINES("") ", COALESCE((" \
 	TOLD("pg_catalog.max(o.refunded)", OF_THIS_PAYMENT "o.kind = 'payment'") \
@@ -324,9 +333,8 @@ static const Template names_of_some = {
 	" AS is_paid_elsewhere," \
 	" CASE WHEN p.our_status = 'refunded' THEN" \
 	" GREATEST(COALESCE(p.our_amount, 0), COALESCE(p.our_refunded, 0))" \
-	" ELSE COALESCE(p.our_refunded, (SELECT" \
-	" (pg_catalog.sum(k.amount))::int8 FROM cusown_ops.payment_refund k" \
-	" WHERE k.app_schema = $1 AND k.payment_id = p.payment_id), 0)" \
+	" ELSE COALESCE(p.our_refunded, " \
+	RECONCILE_REFUNDS_TOLD("p.payment_id") ", 0)" \
 	" END AS our_total FROM placed p" \
 	" WHERE p.line_id IS NOT NULL OR (p.nth = 1 AND " \
 	NOT_TOLD("o.provider_ref = p.our_ref") " AND " \
@@ -336,7 +344,7 @@ static const Template names_of_some = {
 
 /* currency before amount before status before refunds: one class each */
 #define JUDGED \
-	" judged AS (SELECT w.*, CASE" \
+	" judged AS MATERIALIZED (SELECT w.*, CASE" \
 	" WHEN w.line_id IS NULL THEN" \
 	" CASE WHEN w.created_at > $4 THEN 'in_flight'" \
 	" ELSE 'missing_at_provider' END" \
@@ -370,10 +378,16 @@ static const Template names_of_some = {
 #define MATCH \
 	ITEMS PAYMENTS BY_REFERENCE BY_OTHERS PLACED WEIGHED JUDGED
 
-/* refunds told by a figure, or all of those that we do not know make up for it */
+/* those that we know by their references */
+#define KNOWN_REFUNDS \
+	"COALESCE((SELECT (pg_catalog.sum(k.amount))::int8" \
+	" FROM cusown_ops.payment_refund k WHERE k.app_schema = $1" \
+	" AND k.payment_id = p.payment_id AND k.refund_ref <> ''), 0)"
+
+/* refunds told by a figure; or the sum is right once we know them all */
 #define CAN_REFUND \
 	"(p.their_total > p.our_total AND (p.figure = p.their_total" \
-	" OR " UNKNOWN_REFUNDS " = (p.their_total - p.our_total))) IS TRUE"
+	" OR (" KNOWN_REFUNDS " + " UNKNOWN_REFUNDS ") = p.their_total)) IS TRUE"
 
 /*
  * What the machine may do about it, or NULL; it decides again.  A refund of what
@@ -522,13 +536,13 @@ reconcile_let_go(Tuplestorestate *payments)
 
 /* sets the three arrays of names, which live as long as the rows returned */
 static SPITupleTable *
-read_names(const Template *statement, const NameData *app_schema, Datum which,
+read_names(const Template *statement, Datum app_schema, Datum which,
 		   bool read_only, Datum *names)
 {
 	Datum		values[2];
 	bool		isnull;
 
-	values[0] = NameGetDatum(app_schema);
+	values[0] = app_schema;
 	values[1] = which;
 	template_execute(NULL, statement, values, NULL, read_only);
 	names[0] = template_column(0, "provider_refs", &isnull);
@@ -542,7 +556,7 @@ gather_by_lines(Reconciliation *reconciliation)
 {
 	Datum		values[6];
 	SPITupleTable *names = read_names(&names_of_statement,
-									  &reconciliation->app_schema,
+									  reconciliation->app_schema,
 									  Int64GetDatum(reconciliation->statement),
 									  reconciliation->read_only, values + 1);
 
@@ -581,12 +595,11 @@ Tuplestorestate *
 reconcile_gather_named(Binding *binding, Datum lines)
 {
 	Datum		values[3];
-	NameData	app_schema;
 	SPITupleTable *names;
 	Tuplestorestate *payments;
 
-	namestrcpy(&app_schema, binding->app_schema);
-	names = read_names(&names_of_some, &app_schema, lines, false, values);
+	names = read_names(&names_of_some, template_name(binding->app_schema),
+					   lines, false, values);
 	payments = gather(binding, &payments_named, values, false);
 	SPI_freetuptable(names);
 	return payments;
@@ -623,7 +636,7 @@ reconcile_match(const Reconciliation *reconciliation,
 	int			level = reconcile_plan_to_hash();
 	Datum		values[MATCH_ARGS];
 
-	values[0] = NameGetDatum(&reconciliation->app_schema);
+	values[0] = reconciliation->app_schema;
 	values[1] = Int64GetDatum(reconciliation->statement);
 	values[2] = reconciliation->provider;
 	values[3] = TimestampTzGetDatum(reconciliation->young);

@@ -83,7 +83,7 @@ typedef struct Loading
 	const StatementFormat *format;
 	const Jsonb *json;			/* either this */
 	const char *csv;			/* or that */
-	NameData	app_schema;
+	Datum		app_schema;		/* name */
 	/* the first time */
 	pg_cryptohash_ctx *hash;
 	uint64		fingerprint[FINGERPRINT_WORDS];
@@ -151,7 +151,10 @@ static const Template repeated_row = {
 
 /* a refund says as well that there was something to refund */
 static const Template line_of_money = {
-	"SELECT FROM cusown_ops.statement_line l"
+	"SELECT s.provider, l.provider_ref::text AS provider_ref,"
+	" l.order_ref::text AS order_ref, l.receipt"
+	" FROM cusown_ops.statement_line l JOIN cusown_ops.statement s"
+	" ON s.app_schema = l.app_schema AND s.id = l.statement_id"
 	" WHERE l.app_schema = $1 AND l.id = $2"
 	" AND (l.kind = 'refund' OR l.status = 'completed' OR l.refunded > 0)",
 	2, {NAMEOID, INT8OID}
@@ -303,7 +306,7 @@ store_batch(Loading *loading)
 	LineBatch  *batch = loading->batch;
 	MemoryContext caller = MemoryContextSwitchTo(loading->batch_context);
 
-	values[0] = NameGetDatum(&loading->app_schema);
+	values[0] = loading->app_schema;
 	values[1] = Int64GetDatum(loading->id);
 	for (int i = 0; i < LINE_COLUMNS; i++)
 		values[2 + i] = column_array(batch, i);
@@ -502,7 +505,7 @@ store_statement(Loading *loading)
 	bool		isnull;
 	bool		is_new;
 
-	values[0] = NameGetDatum(&loading->app_schema);
+	values[0] = loading->app_schema;
 	values[1] = CStringGetTextDatum(loading->provider);
 	values[2] = CStringGetTextDatum(loading->format->name);
 	values[3] = fingerprint_datum(loading);
@@ -543,7 +546,7 @@ load_body(void *state)
 {
 	Loading    *loading = state;
 
-	namestrcpy(&loading->app_schema, binding_use(no_relations)->app_schema);
+	loading->app_schema = template_name(binding_use(no_relations)->app_schema);
 	loading->hash = pg_cryptohash_create(PG_SHA256);
 	if (loading->hash == NULL)
 		elog(ERROR, "out of memory");
@@ -634,16 +637,21 @@ cusown_load_statement_csv(PG_FUNCTION_ARGS)
 
 /* whether a statement of the application has this line, and it tells of money */
 bool
-statement_line_shows_money(Binding *binding, int64 id)
+statement_line_shows_money(Binding *binding, int64 id, StatementEvidence *line)
 {
 	Datum		values[2];
-	NameData	app_schema;
 	bool		found;
 
-	namestrcpy(&app_schema, binding->app_schema);
-	values[0] = NameGetDatum(&app_schema);
+	values[0] = template_name(binding->app_schema);
 	values[1] = Int64GetDatum(id);
 	found = template_execute(NULL, &line_of_money, values, NULL, false) > 0;
+	if (found)
+	{
+		line->provider = template_text(0, "provider");
+		line->provider_ref = template_text(0, "provider_ref");
+		line->order_ref = template_text(0, "order_ref");
+		line->has_receipt = template_uuid(0, "receipt", &line->receipt);
+	}
 	SPI_freetuptable(SPI_tuptable);
 	return found;
 }

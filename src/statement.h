@@ -84,6 +84,16 @@ typedef struct StatementFormat
 
 typedef void (*StatementPut) (const StatementRow *row, void *state);
 
+/* a line that is given as evidence: what it may know a payment by */
+typedef struct StatementEvidence
+{
+	const char *provider;
+	const char *provider_ref;
+	const char *order_ref;		/* or NULL */
+	bool		has_receipt;
+	pg_uuid_t	receipt;
+} StatementEvidence;
+
 /* statement_row.c */
 extern const char *const statement_field_names[];
 extern const StatementFormat *statement_format(const char *name);
@@ -94,6 +104,7 @@ extern void statement_read_csv(const StatementFormat *format, const char *csv,
 							   StatementPut put, void *state);
 
 /* statement.c */
-extern bool statement_line_shows_money(Binding *binding, int64 id);
+extern bool statement_line_shows_money(Binding *binding, int64 id,
+									   StatementEvidence *line);
 
 #endif							/* CUSOWN_STATEMENT_H */

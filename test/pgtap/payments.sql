@@ -21,7 +21,7 @@ SET search_path = public, tap;
 SELECT count(*) > 0 FROM cusown_attach('public') \g /dev/null
 SELECT count(*) > 0 FROM cusown_attach('shop', :'minimal_mapping') \g /dev/null
 
-SELECT plan(289);
+SELECT plan(295);
 
 CREATE SCHEMA t;
 
@@ -76,9 +76,9 @@ BEGIN
   ELSE
     INSERT INTO shop.charge (ref, reservation_ref, state, provider_code, amount, made_at)
     SELECT v_id, r.ref, p_status, v_id::text, 1000, now() FROM shop.reservation r WHERE r.state = p_booking;
-    INSERT INTO cusown_ops.payment_refund (app_schema, payment_id, refund_ref, amount)
-    SELECT 'shop', v_id, 'before', v_refunded WHERE v_refunded > 0;
   END IF;
+  INSERT INTO cusown_ops.payment_refund (app_schema, payment_id, refund_ref, amount)
+  SELECT p_app, v_id, 'before', v_refunded WHERE v_refunded > 0;
   RETURN v_id;
 END
 $$;
@@ -207,6 +207,11 @@ FROM t.random r, generate_series(1, 40) i,
      LATERAL (SELECT (ARRAY['process', 'verify', 'verify', 'fail', 'expire', 'partial_refund', 'partial_refund',
                             'partial_refund', 'partial_refund', 'refund'])[1 + (random() * 9.99)::int % 10] AS event WHERE i > 0) e
 ORDER BY random();
+-- the greater of what references add up to and of the greatest figure
+CREATE FUNCTION t.remembered(p_app text, p_id uuid) RETURNS bigint LANGUAGE sql STABLE AS $$
+  SELECT coalesce(greatest(sum(amount) FILTER (WHERE refund_ref <> ''), max(amount) FILTER (WHERE refund_ref = '')), 0)
+    FROM cusown_ops.payment_refund WHERE app_schema = p_app AND payment_id = p_id
+$$;
 CREATE FUNCTION t.try(e t.event) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   v_changed boolean;
@@ -241,9 +246,8 @@ SELECT is_empty(
   'at random: the status says how much was refunded');
 SELECT is_empty(
   $$SELECT p.id FROM public.payments p JOIN t.random USING (id)
-     WHERE refund_amount_cents <> (SELECT coalesce(sum(r.amount), 0) FROM cusown_ops.payment_refund r
-                                    WHERE r.app_schema = 'public' AND r.payment_id = p.id)$$,
-  'at random: the refunds that are remembered add up to it');
+     WHERE refund_amount_cents <> t.remembered('public', p.id)$$,
+  'at random: the refunds that are remembered tell it');
 SELECT is_empty(
   $$SELECT id, ref FROM t.event WHERE outcome = 'changed' AND ref IS NOT NULL GROUP BY 1, 2 HAVING count(*) > 1$$,
   'at random: no reference has counted twice');
@@ -253,6 +257,80 @@ SELECT set_eq(
      WHERE p.status = 'completed' AND b.status IN ('cancelled', 'rejected') AND t.payment.was <> 'completed'$$,
   'at random: what is paid for nothing is on the worklist, and nothing else');
 SELECT is(t.untouched(), :'before', 'at random: no booking and no slot was touched');
+
+--
+-- Reconciliation
+--
+
+-- of both applications: what one event each would do to what stands there
+SELECT t.add_payment(app, s) FROM unnest('{public,shop}'::text[]) app,
+  unnest('{initiated,pending,processing,completed,failed,expired,partially_refunded,refunded}'::text[]) s, generate_series(1, 3) \g /dev/null
+UPDATE shop.charge SET provider = 'upi', provider_code = ref, currency = 'INR';
+CREATE FUNCTION t.statement(p_app text) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('cusown_ops.app_schema', p_app, true);
+  RETURN cusown_load_statement('upi', 'generic', jsonb_agg(jsonb_build_object(
+    'provider_ref', p.id, 'status', (ARRAY['captured', 'failed', 'captured'])[1 + p.n % 3], 'amount', 1000, 'currency', 'INR', 'at', 1767312000,
+    'refund_amount', (ARRAY[0, 0, 200])[1 + p.n % 3])))
+    FROM (SELECT id, row_number() OVER (PARTITION BY t.status_of(p_app, id) ORDER BY id) AS n FROM t.payment WHERE app = p_app) p;
+END
+$$;
+SELECT t.statement(app) AS id, app FROM unnest('{public,shop}'::text[]) app ORDER BY app \g /dev/null
+CREATE FUNCTION t.reconcile(p_app text) RETURNS TABLE (class text, action text) LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('cusown_ops.app_schema', p_app, true);
+  RETURN QUERY SELECT r.class, r.action
+    FROM cusown_reconcile((SELECT max(id) FROM cusown_ops.statement WHERE app_schema = p_app), apply => true) r;
+END
+$$;
+SELECT set_eq(format($$SELECT action FROM t.reconcile(%L) WHERE class <> 'missing_at_provider' AND action <> 'worklist'$$, app),
+              '{verify,fail,partial_refund}'::text[],
+              app || ': reconciliation has verified, failed and refunded')
+  FROM unnest('{public,shop}'::text[]) app ORDER BY app;
+SELECT is(t.untouched(), :'before', 'reconciliation: no booking and no slot was touched');
+SET cusown_ops.app_schema = 'public';
+
+--
+-- Refunds and figures in every order
+--
+
+-- what one provider tells of a payment: three refunds by their references, of which
+-- the first figure knows two, and the second all
+CREATE TABLE t.told AS
+SELECT row_number() OVER () AS n, ref, amount
+FROM (VALUES ('r1', 100), ('r2', 200), ('r3', 300), (NULL, 300), (NULL, 600)) v (ref, amount);
+CREATE FUNCTION t.tell(p_app text, p_id uuid, p_numbers bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v record;
+BEGIN
+  PERFORM set_config('cusown_ops.app_schema', p_app, true);
+  FOR v IN SELECT t.* FROM unnest(p_numbers) WITH ORDINALITY u (n, i) JOIN t.told t USING (n) ORDER BY i LOOP
+    PERFORM cusown_payment_transition(p_id, 'partial_refund', refund_amount => v.amount, refund_ref => v.ref);
+  END LOOP;
+END
+$$;
+CREATE FUNCTION t.orders(p_numbers bigint[]) RETURNS SETOF bigint[] LANGUAGE sql AS $$
+  WITH RECURSIVE o AS (
+    SELECT '{}'::bigint[] AS numbers
+    UNION ALL SELECT o.numbers || n FROM o, unnest(p_numbers) n WHERE n <> ALL (o.numbers))
+  SELECT numbers FROM o WHERE cardinality(numbers) = cardinality(p_numbers)
+$$;
+-- told of payments of both applications; of some references alone, and of figures alone
+CREATE TABLE t.order_told AS
+SELECT app, t.add_payment(app, 'processing') AS id, numbers, expected
+FROM unnest('{public,shop}'::text[]) app,
+     (VALUES ('{1,2,3,4,5}'::bigint[], 600), ('{1,2,4}', 300), ('{1,3,4}', 400), ('{2,4,5}', 600), ('{4,5}', 600)) s (told, expected),
+     t.orders(s.told) numbers;
+SELECT t.tell(app, id, numbers || numbers) FROM t.order_told \g /dev/null
+SELECT is((SELECT count(*) FROM t.order_told), 280::bigint, 'every order of refunds and figures was tried');
+SELECT is_empty(
+  $$SELECT app, numbers, expected, t.remembered(app, id) FROM t.order_told
+     WHERE t.remembered(app, id) <> expected OR t.status_of(app, id) <> 'partially_refunded'$$,
+  'what is refunded is the same in every order, and told twice');
+SELECT is_empty(
+  $$SELECT numbers, expected, refund_amount_cents FROM t.order_told JOIN public.payments USING (id)
+     WHERE refund_amount_cents <> expected$$, 'and it is the payment''s');
+SET cusown_ops.app_schema = 'public';
 
 --
 -- Expiry

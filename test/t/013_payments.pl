@@ -67,15 +67,17 @@ $node->safe_psql(
 	  INSERT INTO act.outcome VALUES (v_id, v_event, v_ref, v_outcome);
 	END
 	$$;
+	CREATE TABLE act.begun (id uuid, status payment_status);
 	CREATE FUNCTION act.begin_payment() RETURNS void LANGUAGE sql AS $$
-	  INSERT INTO payments (booking_id, provider, provider_payment_id, amount_cents, status, expires_at)
+	  WITH begun AS (INSERT INTO payments (booking_id, provider, provider_payment_id, amount_cents, status, expires_at)
 	  SELECT md5('booking ' || 1 + floor(random() * 100))::uuid, 'upi', 'pending-1', 1000,
 	         (ARRAY['initiated', 'initiated', 'pending', 'processing'])[1 + floor(random() * 4)]::payment_status,
-	         now() + random() * interval '4 seconds'
+	         now() + random() * interval '4 seconds' RETURNING id, status)
+	  INSERT INTO act.begun TABLE begun
 	$$;
 	SELECT act.begin_payment() FROM generate_series(1, 300);
 	GRANT USAGE ON SCHEMA act TO decides;
-	GRANT INSERT ON act.outcome TO decides;
+	GRANT INSERT ON act.outcome, act.begun TO decides;
 	GRANT INSERT ON payments TO decides;
 });
 
@@ -115,12 +117,12 @@ cmp_ok($node->safe_psql('app', q{SELECT count(*) FROM payment_audit_logs WHERE m
 $node->safe_psql(
 	'app', q{
 	CREATE VIEW act.trail AS
-	SELECT payment_id AS id, from_status, to_status, metadata->>'event' AS event,
-	       lag(to_status) OVER w AS stood, lead(to_status) OVER w IS NULL AS is_last
-	  FROM payment_audit_logs WINDOW w AS (PARTITION BY payment_id ORDER BY created_at)});
-empty('SELECT * FROM act.trail WHERE stood <> from_status', 'each step of a trail begins where the last one led');
-empty(q{SELECT p.id FROM payments p LEFT JOIN act.trail r ON r.id = p.id AND r.is_last
-         WHERE p.status <> r.to_status OR (r.id IS NULL AND p.status NOT IN ('initiated', 'pending', 'processing'))},
+	SELECT b.id, b.status AS begun, l.from_status, l.to_status, l.metadata->>'event' AS event,
+	       coalesce(lag(l.to_status) OVER w, b.status) AS stood, lead(l.to_status) OVER w IS NULL AS is_last
+	  FROM act.begun b JOIN payment_audit_logs l ON l.payment_id = b.id WINDOW w AS (PARTITION BY b.id ORDER BY l.created_at)});
+empty('SELECT * FROM act.trail WHERE stood IS DISTINCT FROM from_status', 'each step of a trail begins where the last one led, the first where the payment began');
+empty(q{SELECT p.id FROM payments p LEFT JOIN act.begun b ON b.id = p.id LEFT JOIN act.trail r ON r.id = p.id AND r.is_last
+         WHERE p.status IS DISTINCT FROM coalesce(r.to_status, b.status)},
 	'a trail, replayed, gives the status');
 empty(q{SELECT r.* FROM act.trail r LEFT JOIN cusown_ops.state_machine m ON m.machine = 'payment'
            AND (m.from_status, m.event, m.to_status) = (r.from_status::text, r.event, r.to_status::text)
@@ -140,8 +142,9 @@ empty(q{SELECT id FROM payments WHERE CASE status WHEN 'refunded' THEN refund_am
           WHEN 'partially_refunded' THEN refund_amount_cents NOT BETWEEN 1 AND amount_cents - 1
           ELSE refund_amount_cents <> 0 END}, 'the status says how much was refunded');
 empty(q{SELECT p.id FROM payments p WHERE refund_amount_cents <>
-          (SELECT coalesce(sum(amount), 0) FROM cusown_ops.payment_refund r WHERE r.payment_id = p.id)},
-	'the refunds that are remembered add up to it');
+          (SELECT coalesce(greatest(sum(amount) FILTER (WHERE refund_ref <> ''), max(amount) FILTER (WHERE refund_ref = '')), 0)
+             FROM cusown_ops.payment_refund r WHERE r.payment_id = p.id)},
+	'the refunds that are remembered tell it');
 empty(q{SELECT id, ref FROM act.outcome WHERE outcome = 'changed' AND ref IS NOT NULL GROUP BY 1, 2 HAVING count(*) > 1},
 	'no reference has counted twice');
 empty(q{(SELECT entity_id FROM cusown_ops.attention WHERE kind = 'paid_cancelled' AND closed_at IS NULL
