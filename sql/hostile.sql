@@ -195,6 +195,7 @@ CREATE TABLE hostile.payment_audit_logs (trap integer);
 CREATE TABLE hostile.payment_refund (trap integer);
 CREATE TABLE hostile.statement (trap integer);
 CREATE TABLE hostile.statement_line (trap integer);
+CREATE TABLE hostile.webhook_secret (trap integer);
 CREATE TABLE hostile.app_payment (trap integer);
 CREATE TABLE hostile.booking_lifecycle_audit (trap integer);
 CREATE TABLE hostile.idempotency_keys (trap integer);
@@ -353,6 +354,9 @@ LANGUAGE sql AS $$
     'SELECT source, what FROM public.cusown_payment_facts(pg_catalog.md5(''one'')::pg_catalog.uuid, true) ORDER BY source USING OPERATOR(pg_catalog.<), what USING OPERATOR(pg_catalog.<)',
     'SELECT pg_catalog.jsonb_array_length(public.cusown_payment_case(pg_catalog.md5(''held'')::pg_catalog.uuid) OPERATOR(pg_catalog.->) ''facts'')',
     'SELECT kind, severity, finding FROM public.cusown_payment_mismatches()',
+    'SELECT provider, valid_until FROM public.cusown_set_webhook_secret(''razorpay'', ''another'', ''2026-01-01'')',
+    'SELECT provider, valid_until FROM public.cusown_set_webhook_secret(''razorpay'', ''123456'', overlap => ''0'')',
+    'SELECT cusown_ops.verify_signature_with_stored_secret(''{app}'', ''razorpay'', ''razorpay'', ''{"a":1,"b":2,"c":{"d":3}}'', ''{"x-razorpay-signature": "2fe04e22977002e6c7cb553adab8b460cb9e2a4970d5953cb27a8472752e3bbc"}'')',
     'SELECT public.cusown_grant(''regress_hostile_operator'', ''operator'')',
     'SELECT public.cusown_detach(''{app}'')',
     'SELECT * FROM public.cusown_due_bookings()',

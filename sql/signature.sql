@@ -148,3 +148,174 @@ SELECT to_json(left(id, 12)) AS id, length(id), is_valid('standard', sign('stand
 FROM unnest(ARRAY['msg_2', '!~', repeat('i', 255), repeat('i', 256), '', 'a.b', '.', 'a b', E'a\n', E'a\x7f', U&'a\00e9']) id;
 -- else a message could be taken for one with another id, time and body
 SELECT is_valid('standard', jsonb_build_object('webhook-id', 'msg_1.1700000000', 'webhook-timestamp', '1800000000', 'webhook-signature', sign('standard', 'key', '1800000000.body') ->> 'webhook-signature'), 1800000000) AS valid;
+
+-- 10,000 requests with a byte too many, too few or another one somewhere in their headers, body,
+-- time or form: none is an error or null, and true only where the same is said.
+CREATE TABLE mangled AS
+SELECT i, s.scheme, ('x' || left(md5('at ' || i), 7))::bit(28)::int AS a, ('x' || left(md5('what ' || i), 7))::bit(28)::int AS w, sign(s.scheme, 'key', 'body') AS signed
+FROM generate_series(1, 10000) i, LATERAL (SELECT (ARRAY['razorpay', 'stripe', 'standard', 'upi'])[1 + i % 4] AS scheme) s;
+CREATE FUNCTION mangle(signed jsonb, a int, w int) RETURNS jsonb LANGUAGE sql AS $$
+  SELECT CASE w % 12
+      WHEN 0 THEN rest || jsonb_build_object(n, overlay(v placing '' from at for 1 + w / 12 % 5))
+      WHEN 1 THEN rest || jsonb_build_object(n, overlay(v placing chr(c) from at for 1))
+      WHEN 2 THEN rest || jsonb_build_object(n, overlay(v placing chr(c) from at for 0))
+      WHEN 3 THEN rest || jsonb_build_object(n, v || left(v, w / 12 % 80))
+      WHEN 4 THEN rest || jsonb_build_object(overlay(n placing chr(c) from 1 + at % length(n) for 1), v)
+      WHEN 5 THEN rest || jsonb_build_object(overlay(n placing upper(substr(n, 1 + at % length(n), 1)) from 1 + at % length(n) for 1), v)
+      WHEN 6 THEN signed || jsonb_build_object(overlay(n placing upper(substr(n, 1 + at % length(n), 1)) from 1 + at % length(n) for 1), w)
+      WHEN 7 THEN rest || jsonb_build_object(n, jsonb_build_array(v, chr(c)) - w / 12 % 3)
+      WHEN 8 THEN rest || jsonb_build_object(n, (ARRAY['null', 'true', '-1e300', '{}', '[]', '[{}]', '""', '"\\u00e9"', '[[""]]'])[1 + w / 12 % 9]::jsonb)
+      WHEN 9 THEN rest || jsonb_build_object(n, repeat(v, w / 12 % 100))
+      WHEN 10 THEN jsonb_build_array(signed) -> (w / 12 % 2)
+      ELSE rest || jsonb_build_object(n, reverse(v)) END
+  FROM jsonb_object_keys(signed) WITH ORDINALITY k (n, o), LATERAL (SELECT signed ->> n, signed - n) x (v, rest),
+       LATERAL (SELECT 1 + a % length(v), 1 + a % (CASE WHEN a % 2 = 0 THEN 127 ELSE 40000 END)) y (at, c)
+  WHERE o = 1 + a % (SELECT count(*) FROM jsonb_object_keys(signed))
+$$;
+-- what a request says, however it is written
+CREATE FUNCTION meaning(headers jsonb, is_hex boolean) RETURNS jsonb LANGUAGE sql AS $$
+  SELECT jsonb_object_agg(lower(name), CASE WHEN is_hex THEN lower(v) ELSE v END)
+  FROM jsonb_each(headers) e (name, value), LATERAL (SELECT coalesce(CASE WHEN jsonb_typeof(value) = 'array' THEN value ->> 0 END, value #>> '{}') AS v) x
+$$;
+SELECT count(*) AS requests, count(*) FILTER (WHERE valid IS NULL) AS neither, count(*) FILTER (WHERE valid) AS valid,
+       count(*) FILTER (WHERE valid AND meaning(mangled, scheme <> 'standard') <> meaning(signed, scheme <> 'standard')) AS forged
+FROM (SELECT *, is_valid(scheme, mangled) AS valid FROM (SELECT *, coalesce(mangle(signed, a, w), '[]') AS mangled FROM mangled) x) y;
+SELECT w % 12 AS way, count(*) AS requests, count(*) FILTER (WHERE is_valid(scheme, coalesce(mangle(signed, a, w), '[]'))) AS valid FROM mangled GROUP BY 1 ORDER BY 1;
+-- the same of bodies and secrets
+SELECT count(*) AS requests, count(*) FILTER (WHERE is_valid(scheme, signed, body => b) IS NULL) AS neither, count(*) FILTER (WHERE is_valid(scheme, signed, body => b)) AS bodies, count(*) FILTER (WHERE is_valid(scheme, signed, secret => k)) AS secrets
+FROM (SELECT *, set_byte('body', a % 4, w % 256) AS b, set_byte('key', a % 3, w % 256) AS k FROM mangled WHERE i % 4 = 0) x WHERE b <> 'body' AND k <> 'key';
+
+-- Mistakes of the caller are errors.
+CREATE FUNCTION try(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+  r text;
+BEGIN
+  EXECUTE statement INTO r;
+  RETURN coalesce(r, 'null');
+EXCEPTION WHEN OTHERS THEN
+  GET STACKED DIAGNOSTICS r = PG_EXCEPTION_DETAIL;
+  RETURN SQLSTATE || ': ' || SQLERRM || coalesce(' / ' || nullif(r, ''), '');
+END
+$$;
+SELECT a AS arguments, try(format('SELECT public.cusown_verify_signature(%s)', a)) AS answer
+FROM unnest(ARRAY[$$NULL, 'key', 'body', '{}'$$, $$'upi', NULL, 'body', '{}'$$, $$'upi', 'key', NULL, '{}'$$, $$'upi', 'key', 'body', NULL$$, $$'upi', 'key', 'body', '{}', NULL$$, $$'upi', 'key', 'body', '{}', now(), NULL$$,
+  $$'paypal', 'key', 'body', '{}'$$, $$'UPI', 'key', 'body', '{}'$$, $$'', 'key', 'body', '{}'$$, $$'upi', '', 'body', '{}'$$, $$'upi', convert_to(repeat('k', 1024), 'UTF8'), 'body', '{}'$$, $$'upi', convert_to(repeat('k', 1025), 'UTF8'), 'body', '{}'$$,
+  $$'upi', 'key', 'body', '{}', now(), '-1 s'$$, $$'upi', 'key', 'body', '{}', now(), '1001 years'$$, $$'standard', 'whsec_', 'body', '{}'$$, $$'standard', 'whsec_a', 'body', '{}'$$, $$'standard', 'whsec_AAA', 'body', '{}'$$, $$'standard', 'whsec_AAAA', 'body', '{}'$$, $$'stripe', 'whsec_a', 'body', '{}'$$]) a;
+
+-- Secrets that are kept.
+SELECT try($$SELECT count(*) FROM cusown_set_webhook_secret('stripe', 'key')$$);
+\set ECHO none
+\set schema signature_app
+\i :app
+\set schema signature_shop
+\i :minimal
+\set ECHO all
+SELECT count(*) > 0 AS attached FROM cusown_attach('signature_app');
+CREATE FUNCTION is_stored(provider text, key text, app name DEFAULT 'signature_app', scheme text DEFAULT 'upi') RETURNS boolean LANGUAGE sql AS $$
+  SELECT cusown_ops.verify_signature_with_stored_secret(app, provider, scheme, 'body', sign(scheme, key::bytea, 'body', extract(epoch FROM now())::bigint))
+$$;
+-- what is valid, with moments told from now
+CREATE FUNCTION secrets() RETURNS TABLE (app name, provider text, secret text, valid_from interval, valid_until interval) LANGUAGE sql AS $$
+  SELECT app_schema, provider, encode(secret, 'escape'), justify_hours(valid_from - now()), justify_hours(valid_until - now()) FROM cusown_ops.webhook_secret ORDER BY 1, 2, valid_from
+$$;
+SELECT is_stored('stripe', 'one') AS before_any;
+BEGIN;
+SELECT provider, valid_from - now() AS valid_from, valid_until FROM cusown_set_webhook_secret('stripe', 'one', now() - interval '960 hours');
+SELECT is_stored('stripe', 'one') AS one, is_stored('stripe', 'two') AS two, is_stored('razorpay', 'one') AS other_provider, is_stored('stripe', 'one', 'signature_shop') AS other_application, is_stored('stripe', 'one', scheme => 'stripe') AS other_scheme;
+-- another takes its place; both are valid for a day
+SELECT provider, valid_from - now() AS valid_from, valid_until - now() AS valid_until FROM cusown_set_webhook_secret('stripe', 'two');
+SELECT is_stored('stripe', 'one') AS one, is_stored('stripe', 'two') AS two, is_stored('stripe', 'six') AS six;
+-- again, it changes nothing, also not how long the one before it is valid
+SELECT count(*) FROM cusown_set_webhook_secret('stripe', 'two', now() + interval '1 hour');
+SELECT count(*) FROM cusown_set_webhook_secret('stripe', 'two', overlap => '30 days');
+SELECT * FROM secrets();
+-- but it may end at once
+SELECT count(*) FROM cusown_set_webhook_secret('stripe', 'two', overlap => '0');
+SELECT * FROM secrets();
+SELECT is_stored('stripe', 'one') AS one, is_stored('stripe', 'two') AS two;
+-- one that is valid later, one before it, and one in its place
+SELECT count(*) FROM cusown_set_webhook_secret('stripe', 'four', now() + interval '240 hours', '2 days');
+SELECT count(*) FROM cusown_set_webhook_secret('stripe', 'three', now() + interval '120 hours', '1 day');
+SELECT * FROM secrets();
+SELECT count(*) FROM cusown_set_webhook_secret('stripe', 'FOUR', now() + interval '240 hours', '2 days');
+SELECT * FROM secrets();
+SELECT is_stored('stripe', 'two') AS two, is_stored('stripe', 'three') AS three, is_stored('stripe', 'FOUR') AS four;
+-- the first one again is new
+SELECT count(*) FROM cusown_set_webhook_secret('stripe', 'one', now() + interval '480 hours');
+SELECT secret, valid_from, valid_until FROM secrets();
+ROLLBACK;
+-- of each application and provider
+SELECT count(*) FROM cusown_set_webhook_secret('stripe', 'one');
+SELECT count(*) FROM cusown_set_webhook_secret('razorpay', 'other');
+SELECT count(*) > 0 AS attached FROM cusown_attach('signature_shop', :'minimal_mapping');
+SELECT try($$SELECT count(*) FROM cusown_set_webhook_secret('stripe', 'shop')$$);
+SET cusown_ops.app_schema = 'signature_shop';
+SELECT count(*) FROM cusown_set_webhook_secret('stripe', 'shop', overlap => '0');
+SELECT app, provider, secret, valid_until FROM secrets();
+SELECT is_stored('stripe', 'one') AS one, is_stored('stripe', 'shop') AS shop, is_stored('stripe', 'shop', 'signature_shop') AS in_shop;
+RESET cusown_ops.app_schema;
+
+-- One that has ended, or has not begun, is not valid, whatever as_of is.
+INSERT INTO cusown_ops.webhook_secret VALUES ('signature_app', 'upi', 'ended', '2020-01-01', now() - interval '1 s'), ('signature_app', 'upi', 'coming', now() + interval '1 hour', NULL), ('signature_app', 'upi', 'whsec_a', '2020-01-02', NULL);
+SELECT k AS secret, s AS scheme, bool_or(cusown_ops.verify_signature_with_stored_secret('signature_app', 'upi', s, 'body', sign(s, k::bytea, 'body', extract(epoch FROM now() + d)::bigint), now() + d)) AS valid
+FROM unnest('{ended,coming,whsec_a}'::text[]) k CROSS JOIN unnest('{stripe,standard,upi}'::text[]) s CROSS JOIN unnest('{0,-1 d,-1000 d,2 h,1000 d}'::interval[]) d GROUP BY k, s ORDER BY k, s;
+-- the time in the headers is that of as_of
+SELECT d AS after, cusown_ops.verify_signature_with_stored_secret('signature_app', 'stripe', 'stripe', 'body', sign('stripe', 'one', 'body', 1700000000), to_timestamp(1700000000) + d, '2 min') AS valid FROM unnest('{0,2 min,3 min,-2 min,-3 min}'::interval[]) d;
+SELECT cusown_ops.verify_signature_with_stored_secret('signature_app', 'stripe', 'stripe', 'body', sign('stripe', 'one', 'body', 1700000000)) AS too_old;
+-- a clock, and not the beginning of the transaction
+BEGIN;
+UPDATE cusown_ops.webhook_secret SET valid_until = clock_timestamp() WHERE secret = 'one';
+SELECT is_stored('stripe', 'one') AS ended_since;
+ROLLBACK;
+SELECT a AS arguments, try(format('SELECT cusown_ops.verify_signature_with_stored_secret(%s)', a)) AS answer
+FROM unnest(ARRAY[$$NULL, 'stripe', 'upi', 'body', '{}'$$, $$'signature_app', NULL, 'upi', 'body', '{}'$$, $$'signature_app', 'stripe', NULL, 'body', '{}'$$, $$'signature_app', 'stripe', 'upi', NULL, '{}'$$, $$'signature_app', 'stripe', 'upi', 'body', NULL$$,
+  $$'signature_app', 'stripe', 'upi', 'body', '{}', NULL$$, $$'signature_app', 'stripe', 'upi', 'body', '{}', now(), NULL$$, $$'signature_app', 'stripe', 'paypal', 'body', '{}'$$, $$'signature_app', '', 'upi', 'body', '{}'$$, $$'signature_app', 'stripe', 'upi', 'body', '{}', now(), '-1 s'$$,
+  $$'nowhere', 'stripe', 'upi', 'body', '{}'$$]) a;
+SET cusown_ops.app_schema = 'signature_app';
+SELECT a AS arguments, try(format('SELECT count(*) FROM cusown_set_webhook_secret(%s)', a)) AS answer
+FROM unnest(ARRAY[$$NULL, 'hidden'$$, $$'stripe', NULL$$, $$'stripe', 'hidden', NULL$$, $$'stripe', 'hidden', now(), NULL$$, $$'', 'hidden'$$, $$repeat('s', 63), 'hidden'$$, $$repeat('s', 64), 'hidden'$$, $$'stripe', ''$$, $$'stripe', convert_to(repeat('k', 1025), 'UTF8')$$,
+  $$'stripe', 'hidden', 'infinity'$$, $$'stripe', 'hidden', '-infinity'$$, $$'stripe', 'hidden', now(), '-1 s'$$, $$'stripe', 'hidden', now(), '1001 years'$$, $$'stripe', 'hidden', '294276-12-31', '1000 years'$$]) a;
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT try($$SELECT count(*) FROM cusown_set_webhook_secret('stripe', 'hidden')$$);
+COMMIT;
+BEGIN READ ONLY;
+SELECT try($$SELECT count(*) FROM cusown_set_webhook_secret('stripe', 'hidden')$$), is_stored('stripe', 'one') AS one;
+COMMIT;
+SELECT count(*) FROM cusown_ops.webhook_secret WHERE secret = 'hidden';
+
+-- Nobody but the owner sets or sees a secret; application and operator may ask.
+CREATE ROLE regress_signature_monitor;
+CREATE ROLE regress_signature_application;
+CREATE ROLE regress_signature_operator;
+CREATE ROLE regress_signature_reader IN ROLE pg_read_all_data;
+CREATE ROLE regress_signature_stranger;
+SELECT count(g) > 0 AS lacks FROM unnest('{monitor,application,operator}'::text[]) p, cusown_grant(('regress_signature_' || p)::regrole, p) g;
+GRANT USAGE ON SCHEMA signature_test, public, cusown_ops TO PUBLIC;
+CREATE PROCEDURE as_all(what text) LANGUAGE plpgsql AS $$
+DECLARE
+  r text;
+BEGIN
+  FOREACH r IN ARRAY '{monitor,application,operator,reader,stranger}'::text[] LOOP
+    PERFORM set_config('role', 'regress_signature_' || r, true);
+    RAISE WARNING '%: %', r, try(what);
+    PERFORM set_config('role', 'none', true);
+  END LOOP;
+END
+$$;
+CALL as_all($$SELECT is_stored('stripe', 'one')$$);
+CALL as_all($$SELECT is_valid('upi', sign('upi', 'key', 'body'))$$);
+CALL as_all($$SELECT count(*) FROM cusown_set_webhook_secret('stripe', 'hidden')$$);
+CALL as_all('SELECT count(*) FROM cusown_ops.webhook_secret');
+CALL as_all('SELECT provider FROM cusown_ops.webhook_secret LIMIT 1');
+CALL as_all('UPDATE cusown_ops.webhook_secret SET valid_until = NULL');
+CALL as_all($$INSERT INTO cusown_ops.webhook_secret VALUES ('signature_app', 'x', 'x', now())$$);
+-- who was only given the function has no secret either
+GRANT EXECUTE ON FUNCTION cusown_set_webhook_secret TO regress_signature_stranger;
+CALL as_all($$SELECT count(*) FROM cusown_set_webhook_secret('stripe', 'hidden')$$);
+SELECT proname, prosecdef, proconfig, provolatile, proparallel FROM pg_proc WHERE proname LIKE '%signature%' AND probin IS NOT NULL OR proname = 'cusown_set_webhook_secret' ORDER BY 1;
+
+DROP OWNED BY regress_signature_monitor, regress_signature_application, regress_signature_operator, regress_signature_stranger;
+DROP ROLE regress_signature_monitor, regress_signature_application, regress_signature_operator, regress_signature_reader, regress_signature_stranger;
+REVOKE USAGE ON SCHEMA signature_test, cusown_ops FROM PUBLIC;
+DROP EXTENSION cusown_ops;
+DROP SCHEMA signature_test, signature_app, signature_shop CASCADE;
