@@ -179,10 +179,10 @@ try_time(const char *text, size_t length)
 
 	if (!signature_parse_time(text, length, &time))
 	{
-		CHECK(time.text == NULL);
+		CHECK(time.digits == NULL);
 		return;
 	}
-	CHECK(time.text == text && time.length == length);
+	CHECK(time.digits == text && time.length == length);
 	CHECK(time.seconds >= 0 && time.seconds <= SIGNATURE_MAX_SECONDS);
 	while (zeros + 1 < length && text[zeros] == '0')
 		zeros++;
@@ -230,7 +230,7 @@ write_stripe(Writer *writer, const SignatureTime *time, const SignatureList *lis
 {
 	begin(writer);
 	put_string(writer, "t=");
-	put_text(writer, time->text, time->length);
+	put_text(writer, time->digits, time->length);
 	for (int i = 0; i < list->count; i++)
 	{
 		put_string(writer, ",v1=");
@@ -261,7 +261,7 @@ try_stripe(const char *text, size_t length)
 	if (!signature_parse_stripe(text, length, &time, &list))
 		return;
 	CHECK(length <= SIGNATURE_MAX_HEADER);
-	CHECK(time.text >= text && time.text + time.length <= text + length);
+	CHECK(time.digits >= text && time.digits + time.length <= text + length);
 	CHECK((size_t) list.count <= count_of(text, length, ','));
 	write_stripe(&writer, &time, &list);
 	CHECK(signature_parse_stripe(writer.text, writer.length, &again_time, &again));

@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(341);
+SELECT plan(365);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -172,6 +172,12 @@ INSERT INTO t.act (what, sql) VALUES
   ('see payments at odds',       'SELECT count(*) FROM cusown_payment_mismatches()'),
   ('see refunds',                'SELECT count(*) FROM cusown_ops.payment_refund'),
   ('forget refunds',             'DELETE FROM cusown_ops.payment_refund'),
+  ('set a secret',               'SELECT count(*) FROM cusown_set_webhook_secret(''upi'', ''x'')'),
+  ('see the secrets',            'SELECT count(*) FROM cusown_ops.webhook_secret'),
+  ('see who has secrets',        'SELECT count(provider) FROM cusown_ops.webhook_secret'),
+  ('forge a secret',             'INSERT INTO cusown_ops.webhook_secret VALUES (''public'', ''upi'', ''x'', now())'),
+  ('ask for a signature',        'SELECT cusown_ops.verify_signature_with_stored_secret(''public'', ''upi'', ''upi'', ''x'', ''{}'')'),
+  ('ask with a secret',          'SELECT cusown_verify_signature(''upi'', ''x'', ''x'', ''{}'')'),
   ('forge the trail of a payment',
    'UPDATE payment_audit_logs SET reason = reason');
 
@@ -193,7 +199,7 @@ SELECT p, w FROM unnest(ARRAY['application', 'operator']) p,
   unnest(ARRAY['expire', 'expire as a dry run', 'expire on a request', 'write a request''s run', 'release holds', 'mark no-shows',
                'confirm a booking', 'reject a booking', 'cancel a booking', 'undo an answer',
                'add to the worklist', 'change the worklist', 'move a payment', 'expire payments',
-               'cancel a booking by itself', 'write audit rows']) w
+               'cancel a booking by itself', 'write audit rows', 'ask for a signature', 'ask with a secret']) w
 UNION ALL
 SELECT 'operator', w FROM unnest(ARRAY[
   'see personal data in them',
