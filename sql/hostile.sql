@@ -195,6 +195,7 @@ CREATE TABLE hostile.payment_audit_logs (trap integer);
 CREATE TABLE hostile.payment_refund (trap integer);
 CREATE TABLE hostile.statement (trap integer);
 CREATE TABLE hostile.statement_line (trap integer);
+CREATE TABLE hostile.webhook_secret (trap integer);
 CREATE TABLE hostile.app_payment (trap integer);
 CREATE TABLE hostile.booking_lifecycle_audit (trap integer);
 CREATE TABLE hostile.idempotency_keys (trap integer);
@@ -365,6 +366,20 @@ LANGUAGE sql AS $$
     'UPDATE cusown_ops.idempotency_key SET expires_at = pg_catalog.now() WHERE app_schema OPERATOR(pg_catalog.=) ''{app}''',
     'CALL public.cusown_run_job(''prune_idempotency'')',
     'SELECT pg_catalog.count(*) FROM cusown_ops.idempotency_key WHERE app_schema OPERATOR(pg_catalog.=) ''{app}''',
+    'SELECT provider, valid_until FROM public.cusown_set_webhook_secret(''razorpay'', ''another'', ''2026-01-01'')',
+    'SELECT provider, valid_until FROM public.cusown_set_webhook_secret(''razorpay'', ''123456'', overlap => ''0'')',
+    'SELECT cusown_ops.verify_signature_with_stored_secret(''{app}'', ''razorpay'', ''razorpay'', ''{"a":1,"b":2,"c":{"d":3}}'', ''{"x-razorpay-signature": "2fe04e22977002e6c7cb553adab8b460cb9e2a4970d5953cb27a8472752e3bbc"}'')',
+    'SELECT outcome, http_status, detail FROM public.cusown_webhook(''razorpay'', ''{"a":1,"b":2,"c":{"d":3}}'', ''{"x-razorpay-signature": "2fe04e22977002e6c7cb553adab8b460cb9e2a4970d5953cb27a8472752e3bbc"}'')',
+    'INSERT INTO cusown_ops.webhook_event VALUES (''{app}'', ''razorpay'', ''3'', ''verify'', ''$.b'', ''{$.a}'', ''$.o'', ''$.t'', ''$.b * 500'', ''$.y'', ''$.z'')',
+    'INSERT INTO cusown_ops.webhook_provider VALUES (''{app}'', ''razorpay'', ''razorpay'', ''$.c.d'', ''$.a'')',
+    'SELECT outcome, http_status, detail FROM public.cusown_webhook(''razorpay'', ''{"a":1,"b":2,"c":{"d":3}}'', ''{"x-razorpay-signature": "2fe04e22977002e6c7cb553adab8b460cb9e2a4970d5953cb27a8472752e3bbc"}'')',
+    'SELECT outcome, http_status, detail FROM public.cusown_webhook(''razorpay'', ''{"a":1,"b":2,"c":{"d":3}}'', ''{"x-razorpay-signature": "2fe04e22977002e6c7cb553adab8b460cb9e2a4970d5953cb27a8472752e3bbc"}'')',
+    'SELECT provider, outcome, event_type, events FROM public.cusown_webhook_backlog()',
+    'UPDATE cusown_ops.webhook_inbox SET next_try = pg_catalog.now() WHERE app_schema OPERATOR(pg_catalog.=) ''{app}''',
+    'UPDATE {app}.payments SET provider_ref = ''2'' WHERE id OPERATOR(pg_catalog.=) pg_catalog.md5(''three'')::pg_catalog.uuid',
+    'CALL public.cusown_run_job(''retry_parked_webhooks'')',
+    'SELECT outcome, tries, detail FROM cusown_ops.webhook_inbox WHERE app_schema OPERATOR(pg_catalog.=) ''{app}''',
+    'SELECT r.outcome, r.detail FROM cusown_ops.webhook_inbox i, LATERAL public.cusown_webhook_replay(i.id) r WHERE i.app_schema OPERATOR(pg_catalog.=) ''{app}''',
     'SELECT public.cusown_grant(''regress_hostile_operator'', ''operator'')',
     'SELECT public.cusown_detach(''{app}'')',
     'SELECT * FROM public.cusown_due_bookings()',
@@ -396,13 +411,13 @@ BEGIN
     FROM slots
     UNION ALL
     SELECT concat_ws('|', 'audit', action, entity_type, entity_id, old_data,
-                     new_data, metadata - 'attention_id') FROM audit_logs
+                     new_data, metadata - 'attention_id' #- '{evidence,webhook_inbox_id}') FROM audit_logs
     UNION ALL
     SELECT concat_ws('|', 'lifecycle', booking_id, old_slot_id, action_type,
                      actor_type) FROM booking_lifecycle_audit
     UNION ALL
     SELECT concat_ws('|', 'attention', kind, entity,
-                     CASE WHEN entity <> 'statement_line' THEN entity_id END, sqlstate,
+                     CASE WHEN entity NOT IN ('statement_line', 'webhook_event') THEN entity_id END, sqlstate,
                      regexp_replace(finding, '(statement|statement_line_id":) \d+', '', 'g'), times, closed_at IS NOT NULL,
                      closed_by IN (current_user, 'recheck'), note)
     FROM cusown_ops.attention WHERE app_schema = current_schema()
@@ -412,7 +427,8 @@ BEGIN
     FROM payments
     UNION ALL
     SELECT concat_ws('|', 'log', payment_id, actor_type, action, from_status,
-                     to_status, reason, metadata) FROM payment_audit_logs
+                     to_status, reason, metadata #- '{evidence,webhook_inbox_id}')
+    FROM payment_audit_logs
     UNION ALL
     SELECT concat_ws('|', 'refund', payment_id, refund_ref, amount)
     FROM cusown_ops.payment_refund WHERE app_schema = current_schema()

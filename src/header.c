@@ -22,7 +22,7 @@ is_name(const JsonbValue *key, const char *name)
 		return false;
 	for (int i = 0; i < key->val.string.len; i++)
 	{
-		if (pg_ascii_tolower((unsigned char) key->val.string.val[i]) != name[i])
+		if ((char) pg_ascii_tolower((unsigned char) key->val.string.val[i]) != name[i])
 			return false;
 	}
 	return true;

@@ -50,7 +50,7 @@ typedef struct Claim
 {
 	const char *id;				/* of the message; NULL: the scheme has none */
 	int			id_length;
-	SignatureTime time;			/* text NULL: the scheme has none */
+	SignatureTime time;			/* digits NULL: the scheme has none */
 	SignatureList list;
 } Claim;
 
@@ -83,7 +83,7 @@ static const Template valid_secrets = {
 	"SELECT s.secret FROM cusown_ops.webhook_secret s"
 	" WHERE s.app_schema = $1 AND s.provider = $2 AND s.valid_from <= $3"
 	" AND (s.valid_until IS NULL OR s.valid_until > $3)",
-	3, {NAMEOID, TEXTOID, TIMESTAMPTZOID}, .planned_once = true
+	3, {NAMEOID, TEXTOID, TIMESTAMPTZOID},.planned_once = true
 };
 
 /* as whoever may not read them */
@@ -252,9 +252,9 @@ read_claim(const Scheme *scheme, Jsonb *headers, TimestampTz as_of,
 		   const Interval *tolerance, Claim *claim)
 {
 	claim->id = NULL;
-	claim->time.text = NULL;
+	claim->time.digits = NULL;
 	return scheme->read(headers, claim) &&
-		(claim->time.text == NULL || is_timely(&claim->time, as_of, tolerance));
+		(claim->time.digits == NULL || is_timely(&claim->time, as_of, tolerance));
 }
 
 static void
@@ -273,9 +273,9 @@ add_signed(pg_hmac_ctx *hmac, const Claim *claim, const bytea *body)
 		add_part(hmac, claim->id, claim->id_length);
 		add_part(hmac, ".", 1);
 	}
-	if (claim->time.text != NULL)
+	if (claim->time.digits != NULL)
 	{
-		add_part(hmac, claim->time.text, claim->time.length);
+		add_part(hmac, claim->time.digits, claim->time.length);
 		add_part(hmac, ".", 1);
 	}
 	add_part(hmac, VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body));

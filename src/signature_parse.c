@@ -70,23 +70,23 @@ base64_value(char c)
 }
 
 static bool
-is_text(const char *start, size_t length, const char *text)
+is_word(const char *start, size_t length, const char *word)
 {
-	return length == strlen(text) && memcmp(start, text, length) == 0;
+	return length == strlen(word) && memcmp(start, word, length) == 0;
 }
 
 /* ---------- single values ---------- */
 
 /* SIGNATURE_BYTES bytes, in either case */
 bool
-signature_parse_hex(const char *text, size_t length, uint8_t *signature)
+signature_parse_hex(const char *input, size_t length, uint8_t *signature)
 {
-	if (length != 2 * SIGNATURE_BYTES)
+	if (length != (size_t) 2 * SIGNATURE_BYTES)
 		return false;
-	for (int i = 0; i < SIGNATURE_BYTES; i++)
+	for (size_t i = 0; i < SIGNATURE_BYTES; i++)
 	{
-		int			high = hex_value(text[2 * i]);
-		int			low = hex_value(text[2 * i + 1]);
+		int			high = hex_value(input[2 * i]);
+		int			low = hex_value(input[2 * i + 1]);
 
 		if (high < 0 || low < 0)
 			return false;
@@ -97,11 +97,11 @@ signature_parse_hex(const char *text, size_t length, uint8_t *signature)
 
 /* the last one or two of four characters may be padding, behind the last bytes */
 static size_t
-padding(const char *text, size_t length)
+padding(const char *input, size_t length)
 {
-	if (length == 0 || text[length - 1] != '=')
+	if (length == 0 || input[length - 1] != '=')
 		return 0;
-	return text[length - 2] == '=' ? 2 : 1;
+	return input[length - 2] == '=' ? 2 : 1;
 }
 
 /*
@@ -109,13 +109,13 @@ padding(const char *text, size_t length)
  * The bits that padding leaves over must be zero.
  */
 static bool
-parse_quad(const char *text, size_t pad, uint8_t *bytes)
+parse_quad(const char *input, size_t pad, uint8_t *bytes)
 {
 	uint32_t	bits = 0;
 
 	for (size_t i = 0; i < 4; i++)
 	{
-		int			value = i < 4 - pad ? base64_value(text[i]) : 0;
+		int			value = i < 4 - pad ? base64_value(input[i]) : 0;
 
 		if (value < 0)
 			return false;
@@ -130,7 +130,7 @@ parse_quad(const char *text, size_t pad, uint8_t *bytes)
 
 /* RFC 4648, section 4, with padding; count is how many bytes it was */
 bool
-signature_parse_base64(const char *text, size_t length, uint8_t *bytes,
+signature_parse_base64(const char *input, size_t length, uint8_t *bytes,
 					   size_t capacity, size_t *count)
 {
 	size_t		pad;
@@ -138,14 +138,14 @@ signature_parse_base64(const char *text, size_t length, uint8_t *bytes,
 	*count = 0;
 	if (length % 4 != 0)
 		return false;
-	pad = padding(text, length);
+	pad = padding(input, length);
 	if (length / 4 * 3 - pad > capacity)
 		return false;
 	for (size_t at = 0; at < length; at += 4)
 	{
 		size_t		quad_pad = at + 4 == length ? pad : 0;
 
-		if (!parse_quad(text + at, quad_pad, bytes + *count))
+		if (!parse_quad(input + at, quad_pad, bytes + *count))
 			return false;
 		*count += 3 - quad_pad;
 	}
@@ -154,7 +154,7 @@ signature_parse_base64(const char *text, size_t length, uint8_t *bytes,
 
 /* seconds since 1970, in digits */
 bool
-signature_parse_time(const char *text, size_t length, SignatureTime *time)
+signature_parse_time(const char *input, size_t length, SignatureTime *time)
 {
 	int64_t		seconds = 0;
 
@@ -162,13 +162,13 @@ signature_parse_time(const char *text, size_t length, SignatureTime *time)
 		return false;
 	for (size_t i = 0; i < length; i++)
 	{
-		if (!is_digit(text[i]))
+		if (!is_digit(input[i]))
 			return false;
-		seconds = seconds * 10 + (text[i] - '0');
+		seconds = seconds * 10 + (input[i] - '0');
 	}
 	if (seconds > SIGNATURE_MAX_SECONDS)
 		return false;
-	time->text = text;
+	time->digits = input;
 	time->length = length;
 	time->seconds = seconds;
 	return true;
@@ -180,13 +180,13 @@ signature_parse_time(const char *text, size_t length, SignatureTime *time)
  * one message could be that of another.
  */
 bool
-signature_parse_id(const char *text, size_t length)
+signature_parse_id(const char *input, size_t length)
 {
 	if (length == 0 || length > SIGNATURE_MAX_ID)
 		return false;
 	for (size_t i = 0; i < length; i++)
 	{
-		if (text[i] <= ' ' || text[i] > '~' || text[i] == '.')
+		if (input[i] <= ' ' || input[i] > '~' || input[i] == '.')
 			return false;
 	}
 	return true;
@@ -271,51 +271,51 @@ parse_stripe_member(Member member, SignatureTime *time, SignatureList *list)
 
 	if (!split_member(member, '=', &name, &value))
 		return false;
-	if (is_text(name.start, length_of(name), "t"))
-		return time->text == NULL &&
+	if (is_word(name.start, length_of(name), "t"))
+		return time->digits == NULL &&
 			signature_parse_time(value.start, length_of(value), time);
-	if (is_text(name.start, length_of(name), "v1"))
+	if (is_word(name.start, length_of(name), "v1"))
 		return add_hex(list, value);
 	return true;
 }
 
 /* t=SECONDS,v1=HEX[,v1=HEX...] in any order */
 bool
-signature_parse_stripe(const char *text, size_t length, SignatureTime *time,
+signature_parse_stripe(const char *input, size_t length, SignatureTime *time,
 					   SignatureList *list)
 {
-	const char *at = text;
+	const char *at = input;
 
-	time->text = NULL;
+	time->digits = NULL;
 	list->count = 0;
 	if (length == 0 || length > SIGNATURE_MAX_HEADER)
 		return false;
 	while (at != NULL)
 	{
-		if (!parse_stripe_member(next_member(&at, text + length, ','), time, list))
+		if (!parse_stripe_member(next_member(&at, input + length, ','), time, list))
 			return false;
 	}
-	return time->text != NULL && list->count > 0;
+	return time->digits != NULL && list->count > 0;
 }
 
 /* v1,BASE64[ v1,BASE64...]; other versions are left out */
 bool
-signature_parse_standard(const char *text, size_t length, SignatureList *list)
+signature_parse_standard(const char *input, size_t length, SignatureList *list)
 {
-	const char *at = text;
+	const char *at = input;
 
 	list->count = 0;
 	if (length == 0 || length > SIGNATURE_MAX_HEADER)
 		return false;
 	while (at != NULL)
 	{
-		Member		member = next_member(&at, text + length, ' ');
+		Member		member = next_member(&at, input + length, ' ');
 		Member		version;
 		Member		value;
 
 		if (!split_member(member, ',', &version, &value))
 			return false;
-		if (is_text(version.start, length_of(version), "v1") &&
+		if (is_word(version.start, length_of(version), "v1") &&
 			!add_base64(list, value))
 			return false;
 	}
@@ -326,18 +326,18 @@ signature_parse_standard(const char *text, size_t length, SignatureList *list)
 
 /* whsec_ and base64, or the bytes of the key themselves */
 bool
-signature_parse_secret(const char *text, size_t length, SignatureKey *key)
+signature_parse_secret(const char *input, size_t length, SignatureKey *key)
 {
 	size_t		prefix = strlen(SECRET_PREFIX);
 
 	key->length = 0;
-	if (length >= prefix && memcmp(text, SECRET_PREFIX, prefix) == 0)
-		return signature_parse_base64(text + prefix, length - prefix, key->bytes,
+	if (length >= prefix && memcmp(input, SECRET_PREFIX, prefix) == 0)
+		return signature_parse_base64(input + prefix, length - prefix, key->bytes,
 									  sizeof(key->bytes), &key->length) &&
 			key->length > 0;
 	if (length == 0 || length > sizeof(key->bytes))
 		return false;
-	memcpy(key->bytes, text, length);
+	memcpy(key->bytes, input, length);
 	key->length = length;
 	return true;
 }

@@ -37,7 +37,7 @@ typedef struct SignatureList
 /* a moment as it was written, which is what is signed */
 typedef struct SignatureTime
 {
-	const char *text;			/* within the header */
+	const char *digits;			/* within the header */
 	size_t		length;
 	int64_t		seconds;		/* since 1970 */
 } SignatureTime;
@@ -49,19 +49,19 @@ typedef struct SignatureKey
 	uint8_t		bytes[SIGNATURE_MAX_SECRET];
 } SignatureKey;
 
-extern bool signature_parse_hex(const char *text, size_t length,
+extern bool signature_parse_hex(const char *input, size_t length,
 								uint8_t *signature);
-extern bool signature_parse_base64(const char *text, size_t length,
+extern bool signature_parse_base64(const char *input, size_t length,
 								   uint8_t *bytes, size_t capacity,
 								   size_t *count);
-extern bool signature_parse_time(const char *text, size_t length,
+extern bool signature_parse_time(const char *input, size_t length,
 								 SignatureTime *time);
-extern bool signature_parse_id(const char *text, size_t length);
-extern bool signature_parse_stripe(const char *text, size_t length,
+extern bool signature_parse_id(const char *input, size_t length);
+extern bool signature_parse_stripe(const char *input, size_t length,
 								   SignatureTime *time, SignatureList *list);
-extern bool signature_parse_standard(const char *text, size_t length,
+extern bool signature_parse_standard(const char *input, size_t length,
 									 SignatureList *list);
-extern bool signature_parse_secret(const char *text, size_t length,
+extern bool signature_parse_secret(const char *input, size_t length,
 								   SignatureKey *key);
 
 #endif							/* CUSOWN_SIGNATURE_PARSE_H */

@@ -576,9 +576,9 @@ load(FunctionCallInfo fcinfo, const char *verb, const char *third,
 	 TakeReport take_report)
 {
 	Loading		loading = {0};
-	/* it holds the report, with whoever paid */
 	ErrorContextCallback hide = {error_context_stack, verb_hide_statement, NULL};
 
+	/* the statement holds the report, with whoever paid */
 	error_context_stack = &hide;
 	check_arguments(fcinfo, verb, third);
 	loading.provider = verb_provider(fcinfo, 0);

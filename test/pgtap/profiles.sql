@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(357);
+SELECT plan(413);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -178,9 +178,25 @@ INSERT INTO t.act (what, sql) VALUES
   ('see responses',              'SELECT count(response) FROM cusown_ops.idempotency_key'),
   ('see refunds',                'SELECT count(*) FROM cusown_ops.payment_refund'),
   ('forget refunds',             'DELETE FROM cusown_ops.payment_refund'),
+  ('set a secret',               'SELECT count(*) FROM cusown_set_webhook_secret(''upi'', ''x'')'),
+  ('see the secrets',            'SELECT count(*) FROM cusown_ops.webhook_secret'),
+  ('see who has secrets',        'SELECT count(provider) FROM cusown_ops.webhook_secret'),
+  ('forge a secret',             'INSERT INTO cusown_ops.webhook_secret VALUES (''public'', ''upi'', ''x'', now())'),
+  ('ask for a signature',        'SELECT cusown_ops.verify_signature_with_stored_secret(''public'', ''upi'', ''upi'', ''x'', ''{}'')'),
+  ('ask with a secret',          'SELECT cusown_verify_signature(''upi'', ''x'', ''x'', ''{}'')'),
+  ('take a webhook',             'SELECT outcome FROM cusown_webhook(''upi'', ''x'', ''{}'')'),
+  ('replay a webhook',           'SELECT cusown_webhook_replay((SELECT max(id) FROM cusown_ops.webhook_inbox), true)'),
+  ('see the webhooks',           'SELECT count(*) FROM cusown_ops.webhook_inbox'),
+  ('see what they bring',        'SELECT count(*) FROM cusown_ops.webhook_body'),
+  ('see what waits',             'SELECT count(*) FROM cusown_webhook_backlog()'),
+  ('see what events do',         'SELECT count(*) FROM cusown_ops.webhook_machine'),
+  ('say what events do',         'DELETE FROM cusown_ops.webhook_event'),
+  ('forget webhooks',            'DELETE FROM cusown_ops.webhook_inbox'),
   ('forge the trail of a payment',
    'UPDATE payment_audit_logs SET reason = reason');
 
+INSERT INTO cusown_ops.webhook_inbox (app_schema, provider, event_type, body_sha256, payment_ids, outcome)
+VALUES ('public', 'upi', 'noted', '\x00', '{}', 'ignored');
 SELECT cusown_load_statement_csv('razorpay', 'generic', E'provider_ref,status,amount,currency,at\npay_lost,captured,1,INR,1767312000') AS statement \gset
 
 CREATE TABLE t.may (profile text, what text);
@@ -191,7 +207,7 @@ SELECT p, w FROM unnest(ARRAY['monitor', 'application', 'operator']) p,
                'see what was changed', 'see the jobs', 'see whether jobs run', 'see the ledger',
                'see progress', 'see double bookings', 'read the businesses'' clocks', 'see refunds',
                'read audit rows', 'see the facts of a case', 'take a case to a ticket', 'see payments at odds',
-               'see the statements', 'see the summary']) w
+               'see the statements', 'see the summary', 'see the webhooks', 'see what waits', 'see what events do']) w
 UNION ALL
 SELECT p, 'see what does not agree' FROM unnest(ARRAY['monitor', 'operator']) p
 UNION ALL
@@ -200,10 +216,10 @@ SELECT p, w FROM unnest(ARRAY['application', 'operator']) p,
                'confirm a booking', 'reject a booking', 'cancel a booking', 'undo an answer',
                'add to the worklist', 'change the worklist', 'move a payment', 'expire payments',
                'begin a request', 'complete a request', 'abandon a request', 'see responses',
-               'cancel a booking by itself', 'write audit rows']) w
+               'cancel a booking by itself', 'write audit rows', 'ask for a signature', 'ask with a secret', 'take a webhook']) w
 UNION ALL
 SELECT 'operator', w FROM unnest(ARRAY[
-  'see personal data in them',
+  'see personal data in them', 'replay a webhook', 'see what they bring', 'say what events do', 'forget webhooks',
   'override a guard', 'see the guard', 'close an entry', 'attach', 'attach as a dry run', 'detach', 'add a transition',
   'change transitions', 'remove transitions', 'write a binding', 'change a binding',
   'remove bindings', 'empty the worklist', 'resolve double bookings', 'decide by hand', 'repair slots',

@@ -130,6 +130,8 @@ $node->safe_psql(
 	  (app_schema, kind, entity, entity_id, runbook, finding, next_try)
 	VALUES ('shop', 'paid_pending', 'booking', gen_random_uuid(), 'payment_mismatch',
 	        E'a finding\twith \\ and "quotes"', now());
+	SELECT count(*) FROM cusown_set_webhook_secret('razorpay', 'another', '2026-01-01');
+	SELECT count(*) FROM cusown_set_webhook_secret('razorpay', '123456', overlap => '100 years');
 	INSERT INTO cusown_ops.state_transition VALUES
 	  ('public', 'booking', 'confirmed', 'expire', 'cancelled'),
 	  ('shop', 'slot', 'booked', 'block', 'reserved');
@@ -179,6 +181,7 @@ my $schema = dump_of('source', '-s', '-N', 'shop');
 is( $node->safe_psql('source',
 		q{SELECT (SELECT count(*) > 0 FROM cusown_ops.state_transition)
 			AND (SELECT count(*) = 1 FROM cusown_ops.payment_refund)
+			AND (SELECT count(*) = 2 FROM cusown_ops.webhook_secret)
 			AND (SELECT count(DISTINCT app_schema) = 2 FROM cusown_ops.binding)
 			AND (SELECT count(DISTINCT app_schema) = 2 FROM cusown_ops.attention)
 			AND (SELECT count(*) > 0 FROM cusown_ops.attention WHERE closed_at IS NOT NULL)}),
@@ -241,6 +244,11 @@ foreach my $database (qw(from_custom from_sql))
 			q{SET cusown_ops.app_schema = 'public';
 			  SELECT state, response FROM cusown_idempotency_begin('booking', 'k', '{"price": 1.5}')}),
 		'replay|{"id": 7}', "$database: a request that was carried out is not carried out again");
+	# Razorpay's own example
+	is( $node->safe_psql($database,
+			q{SELECT cusown_ops.verify_signature_with_stored_secret('public', 'razorpay', 'razorpay', '{"a":1,"b":2,"c":{"d":3}}',
+			  '{"x-razorpay-signature": "2fe04e22977002e6c7cb553adab8b460cb9e2a4970d5953cb27a8472752e3bbc"}')}),
+		't', "$database: a request is known by a secret that was set before");
 
 	# the first booking that was in flight is paid now
 	is( $node->safe_psql($database,
@@ -278,6 +286,18 @@ foreach my $database (qw(from_custom from_sql))
 			  SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'cusown%'}),
 		'0', "$database: the extension is dropped without CASCADE and takes it along");
 }
+
+# who may read all tables has no secret in a dump
+$node->safe_psql('postgres', 'CREATE ROLE reader LOGIN IN ROLE pg_read_all_data');
+$node->command_fails_like(
+	[ 'pg_dump', '-U', 'reader', '-f', "$file.read", 'source' ],
+	qr/query would be affected by row-level security policy for table "webhook_secret"/,
+	'who may read all tables must say that secrets are left out');
+$node->command_ok(
+	[ 'pg_dump', '-U', 'reader', '--enable-row-security', '-f', "$file.read", 'source' ],
+	'and then can dump the rest');
+unlike(slurp_file("$file.read"), qr/\\\\x616e6f74686572/, 'without a secret');
+like(slurp_file("$file.sql"), qr/\\\\x616e6f74686572/, 'which the owner\'s dump has');
 
 # ---------- a plain owner's guarded tables, whole and their data only ----------
 

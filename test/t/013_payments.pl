@@ -6,7 +6,7 @@
 # and no reference counts twice; no booking and no slot was touched; nothing
 # deadlocked.
 #
-# Then reports that are refused: what is in them is in no log.
+# Then reports and secrets that are refused: what is in them is in no log.
 #
 # STRESS_SECONDS sets how long it lasts.
 
@@ -163,6 +163,22 @@ my $reports = q{SELECT cusown_load_statement_csv('upi', 'generic', E'provider_re
 	SELECT cusown_load_statement(NULL, 'generic', '[{"email": "asha@example.com"}]');};
 is(scalar(() = ($node->psql('app', $reports, on_error_stop => 0))[2] =~ /ERROR:/g), 4, 'malformed reports are refused');
 unlike(slurp_file($node->logfile), qr/asha/, 'and not written to the log');
+
+# a secret, in a statement and as a parameter
+my $secrets = q{SELECT count(*) FROM cusown_set_webhook_secret('', 'asha');
+	SELECT count(*) FROM cusown_set_webhook_secret('upi', 'asha', overlap => '-1 s');
+	SELECT cusown_verify_signature('paypal', 'asha', '', '{}');
+	SELECT cusown_verify_signature('standard', 'whsec_asha_', '', '{}');
+	SELECT cusown_ops.verify_signature_with_stored_secret('app', 'upi', 'paypal', 'asha', '{}')};
+is(scalar(() = ($node->psql('app', $secrets, on_error_stop => 0))[2] =~ /ERROR:/g), 5, 'secrets are refused');
+open(my $script, '>', "$dir/parameters.sql") or die;
+print $script q{SELECT cusown_verify_signature('paypal', convert_to(:secret, 'UTF8'), '', '{}');
+};
+close($script);
+$node->command_fails_like(
+	[ 'env', 'PGOPTIONS=-c log_parameter_max_length_on_error=-1', 'pgbench', '-n', '-t', '1', '-M', 'extended', '-D', 'secret=asha', '-f', "$dir/parameters.sql", 'app' ],
+	qr/unknown signature scheme/, 'also one that is a parameter');
+unlike(slurp_file($node->logfile), qr/asha/, 'and are not written to the log');
 
 $node->stop;
 done_testing();
