@@ -585,9 +585,9 @@ load(FunctionCallInfo fcinfo, const char *verb, const char *third,
 	 TakeReport take_report)
 {
 	Loading		loading = {0};
-	/* the caller's statement holds the report, with whoever paid */
 	ErrorContextCallback hide = {error_context_stack, verb_hide_statement, NULL};
 
+	/* the caller's statement holds the report, with whoever paid */
 	error_context_stack = &hide;
 	check_arguments(fcinfo, verb, third);
 	loading.provider = text_to_cstring(PG_GETARG_TEXT_PP(0));
