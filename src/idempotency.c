@@ -101,6 +101,14 @@ typedef struct KeyEnding
 	bool		changed;
 } KeyEnding;
 
+/* what is done with a key, once it is known whose it is */
+typedef struct KeyWork
+{
+	VerbBody	body;
+	KeyName    *name;
+	void	   *state;
+} KeyWork;
+
 PG_FUNCTION_INFO_V1(cusown_idempotency_begin);
 PG_FUNCTION_INFO_V1(cusown_idempotency_complete);
 PG_FUNCTION_INFO_V1(cusown_idempotency_abandon);
@@ -316,13 +324,6 @@ in_progress(void)
 			 errdetail("The transaction that holds the key did not end within lock_timeout."),
 			 errhint("Send the request again, later.")));
 }
-
-typedef struct KeyWork
-{
-	VerbBody	body;
-	KeyName    *name;
-	void	   *state;
-} KeyWork;
 
 static void
 work_on_key(void *state)
