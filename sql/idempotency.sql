@@ -28,6 +28,9 @@ SELECT state, response, token BETWEEN 1 AND 2^53 - 1 AS has_token, retry_after F
 SELECT token FROM cusown_ops.idempotency_key \gset
 SELECT state, response, token, retry_after BETWEEN '1 s' AND '60 s' AND extract(microseconds FROM retry_after) % 1000000 = 0 AS whole_seconds
 FROM cusown_idempotency_begin('booking', 'k1', '{"slot": 1}');
+-- who comes then finds that it has ended
+SELECT clock_timestamp() + b.retry_after BETWEEN k.lease_until AND k.lease_until + interval '5 s' AS then
+FROM cusown_idempotency_begin('booking', 'k1', '{"slot": 1}') b, cusown_ops.idempotency_key k;
 SELECT * FROM keys;
 -- Completed, it is replayed; the same again changes nothing.
 SELECT cusown_idempotency_complete('booking', 'k1', :token, '{"id": 7, "price": 1.50}');

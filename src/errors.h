@@ -3,8 +3,7 @@
  * errors.h
  *	  The SQLSTATEs of class UO that cusown_ops raises.
  *
- * The README lists the whole class, with what later functions will raise;
- * applications may match on these codes.
+ * The README lists them too; applications may match on these codes.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,7 +18,7 @@
 /* no such booking, slot, payment, statement or worklist row */
 #define ERRCODE_CUSOWN_NOT_FOUND			MAKE_SQLSTATE('U', 'O', '0', '0', '2')
 
-/* the state machine does not allow this transition */
+/* the state machine does not allow this transition; or a key is not held */
 #define ERRCODE_CUSOWN_TRANSITION			MAKE_SQLSTATE('U', 'O', '0', '0', '3')
 
 /* another booking, or its hold, is on the slot */

@@ -9,8 +9,9 @@
  *
  * An application that was detached has no runs any more, so each run prunes
  * for it too, once it has nothing left to do for its own; its ledger as well,
- * which refunds its payments had, and its statements, by the same age.  What is
- * open on its worklist stays, for when it is attached again.
+ * which refunds its payments had, and its statements, by the same age; and
+ * idempotency keys that have expired.  What is open on its worklist stays, for
+ * when it is attached again.
  *
  * Of webhooks the bodies go after cusown_ops.webhook_retention; that an event came
  * is never forgotten, but for an application that was detached.

@@ -12,7 +12,7 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cusown_prune_history';
 
 COMMENT ON FUNCTION @extschema@.cusown_prune_history(integer, timestamptz, text, boolean) IS
-'Deletes rows of our own that are older than cusown_ops.change_retention: changes, worklist entries that were closed, and of applications that were detached the ledger, their statements and what payment_refund holds; also statements older than 400 days.
+'Deletes rows of our own that are older than cusown_ops.change_retention: changes, worklist entries that were closed, and of applications that were detached the ledger, their statements, what payment_refund holds, and idempotency keys that have expired; also statements older than 400 days.
 max_rows: how many at most, in this transaction. as_of: the moment to judge by; ahead of the clock only with dry_run.
 source: manual, cron, worker, lazy_heal or application. dry_run: do it all and roll it back.
 Returns the rows deleted, and whether more may be left.

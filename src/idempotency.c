@@ -101,6 +101,14 @@ typedef struct KeyEnding
 	bool		changed;
 } KeyEnding;
 
+/* what is done with a key, once it is known whose it is */
+typedef struct KeyWork
+{
+	VerbBody	body;
+	KeyName    *name;
+	void	   *state;
+} KeyWork;
+
 PG_FUNCTION_INFO_V1(cusown_idempotency_begin);
 PG_FUNCTION_INFO_V1(cusown_idempotency_complete);
 PG_FUNCTION_INFO_V1(cusown_idempotency_abandon);
@@ -317,13 +325,6 @@ in_progress(void)
 			 errhint("Send the request again, later.")));
 }
 
-typedef struct KeyWork
-{
-	VerbBody	body;
-	KeyName    *name;
-	void	   *state;
-} KeyWork;
-
 static void
 work_on_key(void *state)
 {
@@ -374,7 +375,7 @@ random_token(void)
 }
 
 /* what insert_key and take_key write; a key lives at least as long as its lease */
-static char *
+static void
 put_key(const KeyBeginning *beginning, TimestampTz moment, Datum *values,
 		char *nulls)
 {
@@ -388,7 +389,6 @@ put_key(const KeyBeginning *beginning, TimestampTz moment, Datum *values,
 	values[6] = TimestampTzGetDatum(lease_until);
 	values[7] = TimestampTzGetDatum(Max(expires_at, lease_until));
 	nulls[3] = beginning->fingerprint == NULL ? 'n' : ' ';
-	return nulls;
 }
 
 /* false: somebody else has it now, or has completed it */
@@ -598,7 +598,7 @@ beginning_row(FunctionCallInfo fcinfo, const KeyBeginning *beginning)
 Datum
 cusown_idempotency_begin(PG_FUNCTION_ARGS)
 {
-	KeyBeginning	beginning = {0};
+	KeyBeginning beginning = {0};
 	ErrorContextCallback hide = {error_context_stack, verb_hide_statement, NULL};
 	Datum		row;
 
@@ -650,7 +650,7 @@ check_completed(const Datum *values, const char *nulls)
 static void
 complete_body(void *state)
 {
-	KeyEnding	   *ending = state;
+	KeyEnding  *ending = state;
 	Datum		values[6];
 	char		nulls[] = "      ";
 
@@ -679,7 +679,7 @@ complete_body(void *state)
 Datum
 cusown_idempotency_complete(PG_FUNCTION_ARGS)
 {
-	KeyEnding		ending = {0};
+	KeyEnding	ending = {0};
 	ErrorContextCallback hide = {error_context_stack, verb_hide_statement, NULL};
 
 	error_context_stack = &hide;
@@ -695,7 +695,7 @@ cusown_idempotency_complete(PG_FUNCTION_ARGS)
 static void
 abandon_body(void *state)
 {
-	KeyEnding	   *ending = state;
+	KeyEnding  *ending = state;
 	Datum		values[4];
 
 	put_key_name(&ending->name, values);
@@ -716,7 +716,7 @@ abandon_body(void *state)
 Datum
 cusown_idempotency_abandon(PG_FUNCTION_ARGS)
 {
-	KeyEnding		ending = {0};
+	KeyEnding	ending = {0};
 	ErrorContextCallback hide = {error_context_stack, verb_hide_statement, NULL};
 
 	error_context_stack = &hide;

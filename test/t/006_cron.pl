@@ -70,7 +70,7 @@ is($node->safe_psql('app', $schedule), $scheduled, 'a second time changes nothin
 my (undef, undef, $warning) = $node->psql('app', $schedule);
 like($warning, qr/WARNING:  jobs will run as superuser "/, 'of a superuser it warns');
 is($node->safe_psql('app', 'SELECT count(*) FROM cron.job'),
-	'4', 'there is one entry a job');
+	'5', 'there is one entry a job');
 
 is( refusal($node, 'app', "SELECT * FROM cusown_schedule('expire_bookings', '7 minutes')"),
 	'22023 The nearest that it can is every 360 seconds.',
@@ -119,7 +119,7 @@ is($node->safe_psql('app', 'SELECT DISTINCT username FROM cron.job WHERE databas
 is($node->safe_psql('app', 'SELECT count(*) FROM cron.job WHERE database = \'elsewhere\''),
 	'1', 'and nothing of another database');
 is($node->safe_psql('app', 'SELECT cusown_unschedule()'),
-	'4', 'unscheduling takes out all of ours in this database');
+	'5', 'unscheduling takes out all of ours in this database');
 $node->safe_psql('app',
 	"SELECT cusown_schedule('expire_bookings', username => 'jobs')");
 
