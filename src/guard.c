@@ -382,7 +382,10 @@ departure_of(const Guarded *guarded)
 		HeapTupleHeaderGetCmin(guarded->data->tg_trigtuple->t_data) ||
 		departure->root != root_of(guarded->data->tg_relation))
 		return NULL;
-	gone = (UuidList) {&departure->id, 1};
+	gone = (UuidList)
+	{
+		&departure->id, 1
+	};
 	return is_one_of(guarded, &gone) ? departure : NULL;
 }
 

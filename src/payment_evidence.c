@@ -145,8 +145,9 @@ payment_trim(char *text)
 	size_t		space;
 
 	while ((space = space_at(text)) > 0)
-		text += space;
+		text	  +=space;
 	end = text;
+
 	for (char *at = text; *at != '\0'; at += Max(space, 1))
 	{
 		space = space_at(at);

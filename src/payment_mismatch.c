@@ -153,10 +153,11 @@ static const Mismatch mismatches[] = {
 		" ORDER BY since, p.{payments.id}",
 		MISMATCH_ARGS
 	}},
+
 	/*
-	 * not while somebody is paying; once paid and refunded was a decision. The
-	 * last payment is joined: looked up for each, it would cost a scan where
-	 * booking_id has no index.
+	 * not while somebody is paying; once paid and refunded was a decision.
+	 * The last payment is joined: looked up for each, it would cost a scan
+	 * where booking_id has no index.
 	 */
 	{"unpaid", "warning", GRACE_IN_FLIGHT,
 		{{"bookings", "payment_required"}, {NULL}}, {

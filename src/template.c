@@ -503,7 +503,7 @@ template_set_value(Datum *values, char *nulls, int number, bool is_there,
 void
 template_set_text(Datum *values, char *nulls, int number, const char *text)
 {
-	template_set_value(values, nulls, number, text != NULL,
+	template_set_value(values, nulls, number, text !=NULL,
 					   text == NULL ? (Datum) 0 : CStringGetTextDatum(text));
 }
 

@@ -95,8 +95,8 @@ typedef struct WebhookWork
 	int64		inbox_id;
 	bytea	   *sha256;			/* of the body, where it is at hand */
 	const char *hash;			/* the same, in hexadecimal */
-	bool		is_hash_used;	/* a payment has it, as the application knew the
-								 * body before us */
+	bool		is_hash_used;	/* a payment has it, as the application knew
+								 * the body before us */
 	const char *signature;		/* as it came, or NULL */
 	bool		has_payment;
 	pg_uuid_t	payment;

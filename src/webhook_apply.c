@@ -195,7 +195,7 @@ leave_as_it_stands(WebhookWork *work, const WebhookEvent *event,
 				   PaymentCall *call)
 {
 	bool		is_stale = rank_of(event->event) >= 0 &&
-		rank_of(event->event) < rank_of(call->status.text);
+	rank_of(event->event) < rank_of(call->status.text);
 
 	keep_reference(event, call);
 	leave(work, is_stale ? WEBHOOK_STALE : WEBHOOK_IGNORED,

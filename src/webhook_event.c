@@ -176,7 +176,7 @@ static Datum
 jsonpath_of(const char *text)
 {
 	return text == NULL ? (Datum) 0 :
-		DirectFunctionCall1(jsonpath_in, CStringGetDatum(text));
+	DirectFunctionCall1(jsonpath_in, CStringGetDatum(text));
 }
 
 static void
@@ -412,6 +412,7 @@ read_amount(Jsonb *body, Datum path, bool *is_there, int64 *amount)
 	if (!*is_there)
 		return true;
 	text = scalar_text(&value);
+
 	/* 18 digits are within int8 */
 	if (*text == '\0' || strlen(text) > 18 ||
 		text[strspn(text, "0123456789")] != '\0')
@@ -444,6 +445,7 @@ add_id(WebhookEvent *event, const JsonbValue *value)
 		event->payment_ids.count >= WEBHOOK_MAX_IDS)
 		return;
 	text = scalar_text(value);
+
 	if (is_uuid(text))
 		uuid_list_append(&event->payment_ids,
 						 DatumGetUUIDP(DirectFunctionCall1(uuid_in,

@@ -314,7 +314,7 @@ open_entries(DueEvents *events)
 static bool
 retry_some(JobRun *run, Retry *retry)
 {
-	DueEvents	events = {retry, .context = CurrentMemoryContext};
+	DueEvents	events = {retry,.context = CurrentMemoryContext};
 	int			max = Min(run->batch_size, SPLIT_MAX_TRIES);
 	int			done;
 
