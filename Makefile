@@ -19,6 +19,7 @@ OBJS = \
 	src/binding.o \
 	src/booking.o \
 	src/cancel.o \
+	src/census.o \
 	src/change.o \
 	src/confirm.o \
 	src/constraint.o \
@@ -68,6 +69,7 @@ OBJS = \
 	src/statement_csv.o \
 	src/statement_row.o \
 	src/subtransaction.o \
+	src/symptom.o \
 	src/takeover.o \
 	src/template.o \
 	src/turn.o \
@@ -112,6 +114,7 @@ SQL_PARTS = \
 	src/signature.sql \
 	src/idempotency.sql \
 	src/worker.sql \
+	src/symptom.sql \
 	src/grant.sql \
 	src/rights.sql
 
@@ -119,7 +122,7 @@ DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile signature webhook idempotency job cron cron_health worker change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile signature webhook idempotency job cron cron_health worker symptom change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

@@ -35,5 +35,6 @@ extern uint64 guard_execute(Binding *binding, const char *relation,
 							const Datum *values, const char *nulls);
 extern void guard_remove(const char *app_schema);
 extern void guard_follow(const char *app_schema);
+extern int	guard_weakest(const char *app_schema);
 
 #endif							/* CUSOWN_GUARD_H */

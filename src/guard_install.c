@@ -352,6 +352,45 @@ put_mode(GuardCall *call, const GuardedTable *guarded, List *triggers)
 						 values, nulls);
 }
 
+static int
+rank_of_mode(const char *mode)
+{
+	int			rank = 0;
+
+	while (rank < lengthof(modes) - 1 && strcmp(modes[rank], mode) != 0)
+		rank++;
+	return rank;
+}
+
+/* the mode of the table that is guarded least, 0 for off; -1: none could be */
+int
+guard_weakest(const char *app_schema)
+{
+	Binding    *binding = binding_use_schema(app_schema, relations_guarded);
+	List	   *triggers = find_triggers(app_schema);
+	int			weakest = -1;
+
+	for (int i = 0; i < lengthof(guarded_tables); i++)
+	{
+		int			mode = 0;
+		ListCell   *lc;
+
+		if (!can_be_guarded(binding, &guarded_tables[i]))
+			continue;
+		foreach(lc, triggers)
+		{
+			GuardTrigger *trigger = lfirst(lc);
+
+			if (trigger->is_enabled &&
+				strcmp(trigger->args[GUARD_MACHINE],
+					   guarded_tables[i].machine) == 0)
+				mode = rank_of_mode(trigger->args[GUARD_MODE]);
+		}
+		weakest = weakest < 0 ? mode : Min(weakest, mode);
+	}
+	return weakest;
+}
+
 /*
  * Taking guards off, and showing those that are there, must be possible also
  * where the binding no longer resolves: this is the way out.

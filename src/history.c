@@ -150,6 +150,12 @@ static const Template prune_rejected = {
 	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
 };
 
+static const Template prune_census = {
+	"DELETE FROM cusown_ops.census c WHERE c.app_schema = $1"
+	" AND c.counted_at < $2 AND $3 > 0",
+	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
+};
+
 /* each of its schemas once, by steps along an index that begins with it */
 #define SCHEMAS_OF(table) \
 	"(WITH RECURSIVE step AS ((SELECT t.app_schema FROM " table " t" \
@@ -167,6 +173,7 @@ static const Template detached_schemas = {
 	" UNION " SCHEMAS_OF("cusown_ops.payment_refund")
 	" UNION " SCHEMAS_OF("cusown_ops.statement")
 	" UNION " SCHEMAS_OF("cusown_ops.statement_line")
+	" UNION " SCHEMAS_OF("cusown_ops.census")
 	" UNION " SCHEMAS_OF("cusown_ops.webhook_body")
 	" UNION " SCHEMAS_OF("cusown_ops.webhook_inbox")
 	" UNION " SCHEMAS_OF("cusown_ops.webhook_rejected")
@@ -218,6 +225,7 @@ prune_schema(JobRun *run, const NameData *schema, bool detached, int64 before)
 		return;
 	prune(run, &prune_runs, schema, age, before);
 	prune(run, &prune_refunds, schema, age, before);
+	prune(run, &prune_census, schema, age, before);
 	prune(run, &prune_inbox, schema, age, before);
 	prune(run, &prune_rejected, schema, age, before);
 	prune(run, &prune_expired_keys, schema, 0, before);

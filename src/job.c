@@ -55,6 +55,7 @@ static const Job *const jobs[] = {
 	&expire_payments_job,
 	&retry_parked_webhooks_job,
 	&prune_idempotency_job,
+	&take_census_job,
 };
 
 /* one call of cusown_run_job() */

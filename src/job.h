@@ -57,6 +57,7 @@ extern const Job prune_history_job;
 extern const Job expire_payments_job;
 extern const Job retry_parked_webhooks_job;
 extern const Job prune_idempotency_job;
+extern const Job take_census_job;
 
 extern const Job *job_named(const char *name);
 extern void job_give_up(JobRun *run, const Split *split, const char *what);
