@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(413);
+SELECT plan(429);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -192,6 +192,10 @@ INSERT INTO t.act (what, sql) VALUES
   ('see what events do',         'SELECT count(*) FROM cusown_ops.webhook_machine'),
   ('say what events do',         'DELETE FROM cusown_ops.webhook_event'),
   ('forget webhooks',            'DELETE FROM cusown_ops.webhook_inbox'),
+  ('see what is the matter',     'SELECT count(*) FROM cusown_symptoms()'),
+  ('see the thresholds',         'SELECT count(*) FROM cusown_ops.threshold'),
+  ('set a threshold',            'SELECT cusown_set_threshold(''job_late'', 1, 2)'),
+  ('forge a census',             'DELETE FROM cusown_ops.census'),
   ('forge the trail of a payment',
    'UPDATE payment_audit_logs SET reason = reason');
 
@@ -207,7 +211,7 @@ SELECT p, w FROM unnest(ARRAY['monitor', 'application', 'operator']) p,
                'see what was changed', 'see the jobs', 'see whether jobs run', 'see the ledger',
                'see progress', 'see double bookings', 'read the businesses'' clocks', 'see refunds',
                'read audit rows', 'see the facts of a case', 'take a case to a ticket', 'see payments at odds',
-               'see the statements', 'see the summary', 'see the webhooks', 'see what waits', 'see what events do']) w
+               'see the statements', 'see the summary', 'see the webhooks', 'see what waits', 'see what events do', 'see what is the matter', 'see the thresholds']) w
 UNION ALL
 SELECT p, 'see what does not agree' FROM unnest(ARRAY['monitor', 'operator']) p
 UNION ALL
@@ -219,7 +223,7 @@ SELECT p, w FROM unnest(ARRAY['application', 'operator']) p,
                'cancel a booking by itself', 'write audit rows', 'ask for a signature', 'ask with a secret', 'take a webhook']) w
 UNION ALL
 SELECT 'operator', w FROM unnest(ARRAY[
-  'see personal data in them', 'replay a webhook', 'see what they bring', 'say what events do', 'forget webhooks',
+  'see personal data in them', 'replay a webhook', 'see what they bring', 'say what events do', 'forget webhooks', 'set a threshold', 'forge a census',
   'override a guard', 'see the guard', 'close an entry', 'attach', 'attach as a dry run', 'detach', 'add a transition',
   'change transitions', 'remove transitions', 'write a binding', 'change a binding',
   'remove bindings', 'empty the worklist', 'resolve double bookings', 'decide by hand', 'repair slots',
