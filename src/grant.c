@@ -75,6 +75,8 @@ static const FunctionRight function_rights[] = {
 	{"may_read_personal_data", OPERATOR},
 	{"shipped_transitions", MONITOR | APPLICATION | OPERATOR},
 	{"cusown_changes_since", MONITOR | APPLICATION | OPERATOR},
+	{"cusown_health", MONITOR | APPLICATION | OPERATOR},
+	{"health_reasons", MONITOR | APPLICATION | OPERATOR},
 	{"cusown_symptoms", MONITOR | APPLICATION | OPERATOR},
 	{"shipped_symptoms", MONITOR | APPLICATION | OPERATOR},
 	{"measure_application", MONITOR | APPLICATION | OPERATOR},
@@ -253,7 +255,7 @@ static const ApplicationRight application_rights[] = {
 	{"idempotency_keys", ACL_SELECT, "SELECT", MONITOR | APPLICATION | OPERATOR, true},
 	{"booking_lifecycle_audit", ACL_INSERT, "INSERT", APPLICATION | OPERATOR},
 	{"cron_run_logs", ACL_INSERT, "INSERT", OPERATOR},
-	{"metrics", ACL_SELECT, "SELECT", APPLICATION | OPERATOR},
+	{"metrics", ACL_SELECT, "SELECT", MONITOR | APPLICATION | OPERATOR},
 	{"metrics", ACL_INSERT, "INSERT", APPLICATION | OPERATOR},
 	{"metrics", ACL_UPDATE, "UPDATE", APPLICATION | OPERATOR},
 };
