@@ -35,8 +35,9 @@ async function withServer(work) {
   }
 }
 
-async function drop(client) {
-  await client.query(`DROP DATABASE IF EXISTS ${DATABASE} WITH (FORCE)`);
+/* what has just ended its connections is waited for, what is left over is ended */
+async function drop(client, how = '') {
+  await client.query(`DROP DATABASE IF EXISTS ${DATABASE} ${how}`);
   await client.query(`DROP ROLE IF EXISTS ${APPLICATION}`);
 }
 
@@ -52,7 +53,7 @@ async function makeRole(admin) {
 /* returns a pool of a superuser */
 async function setUp() {
   await withServer(async (server) => {
-    await drop(server);
+    await drop(server, 'WITH (FORCE)');
     await server.query(`CREATE DATABASE ${DATABASE}`);
   });
   const admin = new pg.Pool({ database: DATABASE, max: 2 });
@@ -66,7 +67,7 @@ async function setUp() {
 
 async function tearDown(admin) {
   await admin.end();
-  await withServer(drop);
+  await withServer((server) => drop(server));
 }
 
 /* what the application connects with: as many as there are deliveries at a time */
