@@ -121,6 +121,18 @@ async function completions(payment) {
   [payment.id])).length;
 }
 
+/* so that all have begun before the first is done; they move the payment once */
+async function deliverAtOnce(payment, events) {
+  let answers;
+
+  await whileHeld(payment, async () => {
+    answers = events.map((event) => deliver(event));
+    await waitForWaiters(admin, events.length);
+  });
+  assert.deepEqual(await Promise.all(answers), events.map(() => 200));
+  assert.equal(await completions(payment), 1);
+}
+
 async function assertRejected(event, headers, answer, why) {
   assert.equal(await post(port, event, headers), answer);
   assert.deepEqual(await inbox(event), []);
@@ -139,9 +151,13 @@ for (const provider of Object.keys(SECRETS)) {
 
       assert.equal(await deliver(captured), 200);
       assert.equal(await deliver(captured), 200);
-      assert.equal(await deliver(makeEvent(payment, 'process')), 200);
-      assert.equal(await deliver(makeEvent(payment, 'noise')), 200);
       assert.deepEqual(await inbox(captured), ['applied']);
+      for (const [what, outcome] of [['process', 'stale'], ['fail', 'stale'], ['noise', 'ignored']]) {
+        const event = makeEvent(payment, what);
+
+        assert.equal(await deliver(event), 200);
+        assert.deepEqual(await inbox(event), [outcome]);
+      }
       assert.equal(await statusOf(payment), 'completed');
       assert.equal(await completions(payment), 1);
     });
@@ -225,15 +241,9 @@ for (const provider of Object.keys(SECRETS)) {
     it('one event many times at once', async () => {
       const payment = await newPayment(provider);
       const event = makeEvent(payment, 'capture');
-      let answers;
 
-      await whileHeld(payment, async () => {
-        answers = Array.from({ length: AT_A_TIME }, () => deliver(event));
-        await waitForWaiters(admin, AT_A_TIME);
-      });
-      assert.deepEqual(await Promise.all(answers), Array(AT_A_TIME).fill(200));
+      await deliverAtOnce(payment, Array(AT_A_TIME).fill(event));
       assert.deepEqual(await inbox(event), ['applied']);
-      assert.equal(await completions(payment), 1);
     });
 
     it('while the connection to the database is ended', async () => {
@@ -304,14 +314,26 @@ it('an old Stripe delivery is not taken again', async () => {
   await assertRejected(event, sign(event, SECRETS.stripe, { at }), 401, 'signature');
 });
 
-it('a Razorpay body is known under another event id', async () => {
+it('a Razorpay body is known under other event ids', async () => {
   const payment = await newPayment('razorpay');
   const event = makeEvent(payment, 'capture');
 
+  await deliverAtOnce(payment,
+    Array.from({ length: AT_A_TIME }, () => ({ ...event, id: makeId('event_') })));
   assert.equal(await deliver(event), 200);
-  assert.equal(await deliver({ ...event, id: makeId('event_') }), 200);
   assert.deepEqual(await inbox(event), ['applied']);
-  assert.equal(await completions(payment), 1);
+});
+
+it('a Stripe event is known in other bytes', async () => {
+  const payment = await newPayment('stripe');
+  const event = makeEvent(payment, 'capture');
+  const others = Array.from({ length: AT_A_TIME },
+    (_, i) => ({ ...event, body: Buffer.from(`${event.body}${' '.repeat(i + 1)}`) }));
+
+  await deliverAtOnce(payment, others);
+  assert.equal(await deliver(event), 200);
+  assert.deepEqual(await inbox(event), []);
+  assert.deepEqual((await Promise.all(others.map(inbox))).flat(), ['applied']);
 });
 
 /* ---------- the storm ---------- */
@@ -401,12 +423,16 @@ async function tellStories(random) {
   return payments;
 }
 
-/* each event once to three times, a third of them hung up on, and forged ones */
+/*
+ * Each event once to three times, some of them one right after the other, a third
+ * of them hung up on; and forged ones.
+ */
 function makeDeliveries(payments, random) {
-  const deliveries = [];
+  const groups = [];
 
   for (const event of payments.flatMap(({ events }) => events)) {
     const times = 1 + Math.floor(random() * 3);
+    const deliveries = [];
 
     for (let time = 0; time < times; time += 1) {
       // what is sent again may come under another id, where that is not signed
@@ -420,13 +446,15 @@ function makeDeliveries(payments, random) {
         isForged: false,
       });
     }
+    if (random() < 0.5) groups.push(deliveries);
+    else groups.push(...deliveries.map((delivery) => [delivery]));
     if (random() < 0.2) {
       const forged = makeEvent(event.payment, 'refund', { refunded: event.payment.amount });
 
-      deliveries.push({ event: forged, secret: 'forged', isForged: true });
+      groups.push([{ event: forged, secret: 'forged', isForged: true }]);
     }
   }
-  return shuffle(deliveries, random);
+  return shuffle(groups, random).flat();
 }
 
 /*
