@@ -142,7 +142,7 @@ async function killConnection(admin) {
 
 /* polls until so many of the application's connections wait for a lock */
 async function waitForWaiters(admin, count) {
-  const deadline = Date.now() + 20000;
+  const deadline = Date.now() + 10000;
 
   for (;;) {
     const { rows } = await admin.query(`

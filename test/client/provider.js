@@ -46,7 +46,7 @@ function razorpayBody(payment, what, { ref, amount, refunded }) {
       entity: {
         id: ref, entity: 'payment', amount, currency: 'INR',
         status: RAZORPAY_STATUS[what], order_id: payment.order, method: 'card',
-        captured: what !== 'process' && what !== 'fail', description: 'Schnitt, ₹ 500',
+        captured: what !== 'process' && what !== 'fail', description: 'Haircut/beard, ₹ 500',
         amount_refunded: refunded ?? 0, contact: '+919900000000',
         notes: payment.byOrder ? [] : { payment_id: payment.id, source: 'web' },
         acquirer_data: { auth_code: null }, created_at: 1700000000,
@@ -87,13 +87,22 @@ function stripeBody(payment, what, { ref, amount, refunded }) {
         paid: true, refunded: refunded === amount }
     : { id: ref, object: 'payment_intent', amount,
         amount_received: what === 'capture' ? amount : 0, currency: 'inr',
-        description: 'Schnitt, ₹ 500', metadata: { payment_id: payment.id, source: 'web' } };
+        description: 'Haircut/beard, ₹ 500', metadata: { payment_id: payment.id, source: 'web' } };
 
   return {
     id: makeId('evt_'), object: 'event', api_version: '2024-06-20',
     created: 1700000000 + serial, data: { object }, livemode: false,
     pending_webhooks: 1, request: { id: null, idempotency_key: null }, type: STRIPE_TYPES[what],
   };
+}
+
+/*
+ * As each of them writes JSON, which nobody else would write again to the byte:
+ * Stripe on many lines, Razorpay with escapes that are not needed.
+ */
+function write(provider, body) {
+  if (provider === 'stripe') return JSON.stringify(body, null, 2);
+  return JSON.stringify(body).replaceAll('/', '\\/').replaceAll('₹', '\\u20b9');
 }
 
 /* what happened to a payment; ref and amount are the payment's where not given */
@@ -106,7 +115,7 @@ function makeEvent(payment, what, options = {}) {
   return {
     provider, payment, what, told,
     id: body.id ?? makeId('event_'),
-    body: Buffer.from(JSON.stringify(body)),
+    body: Buffer.from(write(provider, body)),
   };
 }
 
