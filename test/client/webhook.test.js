@@ -534,6 +534,7 @@ describe(`after a storm, CLIENT_SEED=${SEED},`, () => {
     }
     bookings = await readBookings(admin);
     deliveries = makeDeliveries(payments, random);
+    errors.length = 0;
     seen = await sendAll(deliveries, random, async (number) => {
       if (number % 10 === 0) killed += await killConnection(admin);
       if (number > deliveries.length / 3 && late.length > 0) {
@@ -552,6 +553,14 @@ describe(`after a storm, CLIENT_SEED=${SEED},`, () => {
     assert.ok(killed > 10);
     assert.ok(seen.answered['no answer'] > 10);
     assert.ok(seen.answered[202] > 0);
+  });
+
+  it('nothing went wrong but connections', () => {
+    const known = ['57P01', 'ECONNRESET', 'EPIPE', 'Connection terminated unexpectedly'];
+    const others = errors.map(({ code, message }) => code ?? message)
+      .filter((what) => !known.includes(what));
+
+    assert.deepEqual(others, []);
   });
 
   it('the inbox has each event once, and all were worked on', async () => {
