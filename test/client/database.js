@@ -8,10 +8,13 @@
  * superuser.  Database and role are made anew, and dropped at the end.
  */
 
+const crypto = require('node:crypto');
 const fs = require('node:fs');
 const path = require('node:path');
 const { setTimeout } = require('node:timers/promises');
 const pg = require('pg');
+
+const { makeId } = require('./provider.js');
 
 const DATABASE = 'cusown_client_test';
 const APPLICATION = 'cusown_client_application';
@@ -108,6 +111,14 @@ async function makeBookings(admin, count) {
   return rows.map(({ id }) => id);
 }
 
+/* as it will be; options take the place of what is here */
+function describePayment(provider, booking, options = {}) {
+  return {
+    provider, booking, id: crypto.randomUUID(), amount: 50000,
+    ref: makeId(provider === 'stripe' ? 'pi_' : 'pay_'), order: makeId('order_'), ...options,
+  };
+}
+
 /* the application's own function; it may have an order at the provider by then */
 async function makePayment(admin, payment) {
   await admin.query('SELECT create_payment($1, $2, $3, $4)',
@@ -129,6 +140,17 @@ async function readBookings(admin) {
   return rows;
 }
 
+/* ---------- waiting ---------- */
+
+async function waitUntil(what, condition) {
+  const deadline = Date.now() + 10000;
+
+  while (!await condition()) {
+    if (Date.now() > deadline) throw new Error(`not in time: ${what}`);
+    await setTimeout(5);
+  }
+}
+
 /* ---------- who is connected ---------- */
 
 /* ends one connection of the application, rather one that is at work */
@@ -140,19 +162,15 @@ async function killConnection(admin) {
   return rows.length;
 }
 
-/* polls until so many of the application's connections wait for a lock */
+/* until so many of the application's connections wait for a lock */
 async function waitForWaiters(admin, count) {
-  const deadline = Date.now() + 10000;
-
-  for (;;) {
+  await waitUntil(`${count} wait for a lock`, async () => {
     const { rows } = await admin.query(`
       SELECT pid FROM pg_stat_activity
       WHERE usename = $1 AND state = 'active' AND wait_event_type = 'Lock'`, [APPLICATION]);
 
-    if (rows.length >= count) return;
-    if (Date.now() > deadline) throw new Error(`${rows.length} of ${count} wait for a lock`);
-    await setTimeout(5);
-  }
+    return rows.length >= count;
+  });
 }
 
 /* holds the row of a payment while work is done */
@@ -170,6 +188,6 @@ async function whileHeld(payment, work) {
 }
 
 module.exports = {
-  killConnection, makeBookings, makePayment, makePool, readBookings, setUp, tearDown,
-  waitForWaiters, whileHeld,
+  describePayment, killConnection, makeBookings, makePayment, makePool, readBookings, setUp,
+  tearDown, waitForWaiters, waitUntil, whileHeld,
 };

@@ -4,7 +4,8 @@
  *      Payment providers as they are seen from here: bodies shaped and signed as
  *      Razorpay and Stripe do, and sent again until they are answered by 2xx.
  *
- * An event is { provider, id, type, body }; body is a Buffer.
+ * An event is { provider, id, body }, body a Buffer, and of a payment also what has
+ * happened to it (what) and what is told of that (told).
  */
 
 const crypto = require('node:crypto');
@@ -87,7 +88,8 @@ function stripeBody(payment, what, { ref, amount, refunded }) {
         paid: true, refunded: refunded === amount }
     : { id: ref, object: 'payment_intent', amount,
         amount_received: what === 'capture' ? amount : 0, currency: 'inr',
-        description: 'Haircut/beard, ₹ 500', metadata: { payment_id: payment.id, source: 'web' } };
+        description: 'Haircut/beard, ₹ 500',
+        metadata: { payment_id: payment.id, source: 'web' } };
 
   return {
     id: makeId('evt_'), object: 'event', api_version: '2024-06-20',
@@ -148,7 +150,9 @@ function post(port, event, headers, { hangUp, path = `/webhooks/${event.provider
   return new Promise((resolve, reject) => {
     const request = http.request({
       port, path, method: 'POST', agent: false,
-      headers: { 'content-type': 'application/json', 'content-length': event.body.length, ...headers },
+      headers: {
+        'content-type': 'application/json', 'content-length': event.body.length, ...headers,
+      },
     }, (response) => {
       response.resume();
       response.on('end', () => resolve(response.statusCode));

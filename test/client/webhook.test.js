@@ -15,13 +15,15 @@
 const assert = require('node:assert/strict');
 const crypto = require('node:crypto');
 const { after, before, describe, it } = require('node:test');
-const { setTimeout } = require('node:timers/promises');
 
 const {
-  killConnection, makeBookings, makePayment, makePool, readBookings, setUp, tearDown,
-  waitForWaiters, whileHeld,
+  describePayment, killConnection, makeBookings, makePayment, makePool, readBookings, setUp,
+  tearDown, waitForWaiters, waitUntil, whileHeld,
 } = require('./database.js');
 const { makeEvent, makeId, post, rawEvent, sign } = require('./provider.js');
+const {
+  PAYMENTS, makeDeliveries, makeRandom, sendAll, tellStories,
+} = require('./storm.js');
 const { createServer } = require('./webhook_route.js');
 
 const AT_A_TIME = 8;
@@ -69,24 +71,8 @@ async function newPayment(provider, options = {}) {
   return payment;
 }
 
-function describePayment(provider, booking, options = {}) {
-  return {
-    provider, booking, id: crypto.randomUUID(), amount: 50000,
-    ref: makeId(provider === 'stripe' ? 'pi_' : 'pay_'), order: makeId('order_'), ...options,
-  };
-}
-
 const deliver = (event, options) =>
   post(port, event, sign(event, SECRETS[event.provider]), options);
-
-async function waitUntil(what, condition) {
-  const deadline = Date.now() + 10000;
-
-  while (!condition()) {
-    if (Date.now() > deadline) throw new Error(`not in time: ${what}`);
-    await setTimeout(5);
-  }
-}
 
 async function read(text, values) {
   return (await admin.query(text, values)).rows;
@@ -153,7 +139,8 @@ for (const provider of Object.keys(SECRETS)) {
       assert.equal(await deliver(captured), 200);
       assert.equal(await deliver(captured), 200);
       assert.deepEqual(await inbox(captured), ['applied']);
-      for (const [what, outcome] of [['process', 'stale'], ['fail', 'stale'], ['noise', 'ignored']]) {
+      for (const [what, outcome] of Object.entries(
+        { process: 'stale', fail: 'stale', noise: 'ignored' })) {
         const event = makeEvent(payment, what);
 
         assert.equal(await deliver(event), 200);
@@ -166,7 +153,7 @@ for (const provider of Object.keys(SECRETS)) {
     it('what others have signed', async () => {
       const payment = await newPayment(provider);
       const genuine = makeEvent(payment, 'capture');
-      const tampered = { ...makeEvent(payment, 'capture', { amount: 1 }) };
+      const tampered = makeEvent(payment, 'capture', { amount: 1 });
 
       await assertRejected(genuine, sign(genuine, `${secret}x`), 401, 'signature');
       await assertRejected(genuine, {}, 401, 'signature');
@@ -339,162 +326,6 @@ it('a Stripe event is known in other bytes', async () => {
 
 /* ---------- the storm ---------- */
 
-/*
- * What may happen to a payment, as [what, options], where its events lead in
- * whatever order they come, and what is refunded then; mismatches, kind: how many
- * of them do not fit, and what the worklist calls that.
- */
-const STORIES = {
-  abandoned: { events: [['process']], status: 'processing' },
-  failed: { events: [['process'], ['fail']], status: 'failed' },
-  paid: { events: [['process'], ['capture'], ['noise']], status: 'completed' },
-  'paid late': { events: [['fail'], ['capture']], status: 'completed' },
-  'paid at the second try': {
-    events: [['fail', { ref: 'other' }], ['process'], ['capture']], status: 'completed',
-  },
-  'paid twice': {
-    events: [['capture'], ['capture', { ref: 'other' }]], status: 'completed',
-    mismatches: 1, kind: 'duplicate_capture',
-  },
-  'paid too little': {
-    events: [['process'], ['capture', { amount: 100 }]], status: 'processing',
-    mismatches: 1, kind: 'webhook_mismatch',
-  },
-  'partly refunded': {
-    events: [['process'], ['capture'], ['refund', { refunded: 20000 }]],
-    status: 'partially_refunded', refunded: 20000,
-  },
-  refunded: {
-    events: [['process'], ['capture'], ['fail'], ['refund', { refunded: 20000 }],
-      ['refund', { refunded: 35000 }], ['refund', { refunded: 50000 }]],
-    status: 'refunded', refunded: 50000,
-  },
-  'refunded too much': {
-    events: [['capture'], ['refund', { refunded: 50001 }]], status: 'completed',
-    mismatches: 1, kind: 'webhook_mismatch',
-  },
-};
-const COPIES = 4;           // of each story and provider
-
-/* numbers from 0 to below 1 that a seed makes (mulberry32) */
-function makeRandom(seed) {
-  let state = seed;
-
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
-  };
-}
-
-function shuffle(list, random) {
-  for (let i = list.length - 1; i > 0; i -= 1) {
-    const j = Math.floor(random() * (i + 1));
-
-    [list[i], list[j]] = [list[j], list[i]];
-  }
-  return list;
-}
-
-/* one payment in five is made in the middle of the storm, after its first events */
-async function tellStories(random) {
-  const count = Object.keys(STORIES).length * COPIES * 2;
-  const bookings = await makeBookings(admin, count);
-  const payments = [];
-
-  for (const [name, story] of Object.entries(STORIES)) {
-    for (let copy = 0; copy < 2 * COPIES; copy += 1) {
-      const provider = copy % 2 ? 'stripe' : 'razorpay';
-      const payment = describePayment(provider, bookings[payments.length], {
-        name, story, byOrder: provider === 'razorpay' && copy % 4 === 0,
-      });
-      const others = { other: makeId(provider === 'stripe' ? 'pi_' : 'pay_') };
-      const told = [...story.events];
-
-      // where an order is made, it is paid when its payment is
-      if (provider === 'razorpay' && name === 'paid') told.push(['order']);
-      payment.events = told.map(([what, options = {}]) =>
-        makeEvent(payment, what, { ...options, ref: others[options.ref] ?? payment.ref }));
-      payment.isLate = random() < 0.2;
-      payments.push(payment);
-    }
-  }
-  return payments;
-}
-
-/*
- * Each event once to three times, some of them one right after the other, a third
- * of them hung up on; and forged ones.
- */
-function makeDeliveries(payments, random) {
-  const groups = [];
-
-  for (const event of payments.flatMap(({ events }) => events)) {
-    const times = 1 + Math.floor(random() * 3);
-    const deliveries = [];
-
-    for (let time = 0; time < times; time += 1) {
-      // what is sent again may come under another id, where that is not signed
-      const id = event.provider === 'razorpay' && random() < 0.2 ? makeId('event_') : event.id;
-
-      deliveries.push({
-        event: { ...event, id },
-        secret: SECRETS[event.provider],
-        hangUp: [undefined, undefined, undefined, undefined, 'answer', 'body'][
-          Math.floor(random() * 6)],
-        isForged: false,
-      });
-    }
-    if (random() < 0.5) groups.push(deliveries);
-    else groups.push(...deliveries.map((delivery) => [delivery]));
-    if (random() < 0.2) {
-      const forged = makeEvent(event.payment, 'refund', { refunded: event.payment.amount });
-
-      groups.push([{ event: forged, secret: 'forged', isForged: true }]);
-    }
-  }
-  return shuffle(groups, random).flat();
-}
-
-/*
- * Sends all, so many at a time; what is not answered by 2xx goes to a random place
- * of what is left, as the provider does it later.  each(n): called before the
- * n-th is sent.
- */
-async function sendAll(deliveries, random, each) {
-  const queue = [...deliveries];
-  const seen = { sent: 0, answered: {} };
-
-  async function sendOne(delivery) {
-    const { event, secret, hangUp } = delivery;
-    const answer = await post(port, event, sign(event, secret), { hangUp })
-      .catch(() => 'no answer');
-
-    seen.answered[answer] = (seen.answered[answer] ?? 0) + 1;
-    if (delivery.isForged ? answer === 401 : answer === 200 || answer === 202) return;
-    assert.ok(answer === 500 || answer === 'no answer', `answer ${answer} to ${event.what}`);
-    // it hangs up only once
-    queue.splice(Math.floor(random() * (queue.length + 1)), 0,
-      { ...delivery, hangUp: undefined });
-  }
-
-  async function work() {
-    while (queue.length > 0) {
-      seen.sent += 1;
-      assert.ok(seen.sent < 5 * deliveries.length, 'the provider has given up');
-      const delivery = queue.shift();
-
-      await each(seen.sent);
-      await sendOne(delivery);
-    }
-  }
-
-  await Promise.all(Array.from({ length: AT_A_TIME }, work));
-  return seen;
-}
-
 /* the job, as if its time had come for all that is parked; it may be running */
 async function retryParked() {
   await read("UPDATE cusown_ops.webhook_inbox SET next_try = now() WHERE outcome = 'parked'");
@@ -516,22 +347,25 @@ describe(`after a storm, CLIENT_SEED=${SEED},`, () => {
   before(async () => {
     const random = makeRandom(SEED);
 
-    [{ first }] = await read('SELECT coalesce(max(id), 0) + 1 AS first FROM cusown_ops.webhook_inbox');
-    payments = await tellStories(random);
+    [{ first }] = await read(
+      'SELECT coalesce(max(id), 0) + 1 AS first FROM cusown_ops.webhook_inbox');
+    payments = tellStories(await makeBookings(admin, PAYMENTS), random);
     const late = payments.filter(({ isLate }) => isLate);
 
     for (const payment of payments.filter(({ isLate }) => !isLate)) {
       await makePayment(admin, payment);
     }
     bookings = await readBookings(admin);
-    deliveries = makeDeliveries(payments, random);
+    deliveries = makeDeliveries(payments, SECRETS, random);
     errors.length = 0;
-    seen = await sendAll(deliveries, random, async (number) => {
-      if (number % 10 === 0) killed += await killConnection(admin);
-      if (number % 25 === 0) await retryParked();
-      if (number > deliveries.length / 3 && late.length > 0) {
-        await makePayment(admin, late.pop());
-      }
+    seen = await sendAll(deliveries, {
+      port, atATime: AT_A_TIME, random, each: async (number) => {
+        if (number % 10 === 0) killed += await killConnection(admin);
+        if (number % 25 === 0) await retryParked();
+        if (number > deliveries.length / 3 && late.length > 0) {
+          await makePayment(admin, late.pop());
+        }
+      },
     });
     // what was not heard of may still be worked on
     await waitUntil('the route is done',
@@ -539,10 +373,11 @@ describe(`after a storm, CLIENT_SEED=${SEED},`, () => {
     await retryParked();
   });
 
-  const eventsOf = (condition) => payments.flatMap(({ events }) => events).filter(condition);
+  const timesPaid = ({ status }) => (['processing', 'failed'].includes(status) ? 0 : 1);
+  const allEvents = () => payments.flatMap(({ events }) => events);
 
   it('there was one', (t) => {
-    t.diagnostic(`${eventsOf(() => true).length} events of ${payments.length} payments, `
+    t.diagnostic(`${allEvents().length} events of ${payments.length} payments, `
       + `${deliveries.length} deliveries, sent ${seen.sent} times, ${killed} connections ended, `
       + `answers: ${JSON.stringify(seen.answered)}`);
     assert.ok(killed > 10);
@@ -564,8 +399,9 @@ describe(`after a storm, CLIENT_SEED=${SEED},`, () => {
       FROM cusown_ops.webhook_inbox WHERE id >= $1`, [first]);
 
     assert.deepEqual(rows.map(({ event }) => event).sort(),
-      eventsOf(() => true).map((event) => `${event.provider} ${hashOf(event)}`).sort());
-    assert.deepEqual(rows.filter(({ outcome }) => ['received', 'parked', 'unmatched'].includes(outcome)), []);
+      allEvents().map((event) => `${event.provider} ${hashOf(event)}`).sort());
+    assert.deepEqual(rows.map(({ outcome }) => outcome)
+      .filter((outcome) => ['received', 'parked', 'unmatched'].includes(outcome)), []);
   });
 
   it('the inbox has the bodies as they were sent', async () => {
@@ -574,7 +410,7 @@ describe(`after a storm, CLIENT_SEED=${SEED},`, () => {
       JOIN cusown_ops.webhook_body b ON b.app_schema = i.app_schema AND b.inbox_id = i.id
       WHERE i.id >= $1 AND sha256(b.body) = i.body_sha256`, [first]);
 
-    assert.equal(rows.length, eventsOf(() => true).length);
+    assert.equal(rows.length, allEvents().length);
   });
 
   it('each payment is where its events lead', async () => {
@@ -590,8 +426,8 @@ describe(`after a storm, CLIENT_SEED=${SEED},`, () => {
         ? payment.events.map(({ told }) => told.ref).find((one) => one === found.get(id).ref)
         : payment.ref;
 
-      assert.deepEqual(found.get(id), { id, status: story.status, refunded: story.refunded ?? 0, ref },
-        payment.name);
+      assert.deepEqual(found.get(id),
+        { id, status: story.status, refunded: story.refunded ?? 0, ref }, payment.name);
     }
   });
 
@@ -609,7 +445,7 @@ describe(`after a storm, CLIENT_SEED=${SEED},`, () => {
       }
       assert.equal(status, story.status, name);
       assert.equal(trail.filter((row) => row.to_status === 'completed').length,
-        ['processing', 'failed'].includes(status) ? 0 : 1, name);
+        timesPaid(story), name);
     }
   });
 
@@ -639,14 +475,15 @@ describe(`after a storm, CLIENT_SEED=${SEED},`, () => {
     const times = new Map(rows.map((row) => [row.entity_id, row.times]));
 
     for (const { id, name, story } of payments) {
-      assert.equal(times.get(id) ?? 0, ['processing', 'failed'].includes(story.status) ? 0 : 1, name);
+      assert.equal(times.get(id) ?? 0, timesPaid(story), name);
     }
   });
 
   it('the worklist has what does not fit, and nothing else', async () => {
     const rows = await read(`
       SELECT kind || ' ' || entity_id AS entry FROM cusown_ops.attention
-      WHERE entity_id = ANY ($1) AND closed_at IS NULL AND kind <> 'paid_cancelled'`, [payments.map(({ id }) => id)]);
+      WHERE entity_id = ANY ($1) AND closed_at IS NULL AND kind <> 'paid_cancelled'`,
+    [payments.map(({ id }) => id)]);
     const mismatches = await read(`
       SELECT payment_id, count(*)::integer AS times FROM cusown_ops.webhook_inbox
       WHERE id >= $1 AND outcome = 'mismatch' GROUP BY payment_id`, [first]);
@@ -656,6 +493,20 @@ describe(`after a storm, CLIENT_SEED=${SEED},`, () => {
       odd.map(({ id, story }) => `${story.kind} ${id}`).sort());
     assert.deepEqual(mismatches.map((row) => [row.payment_id, row.times]).sort(),
       odd.map(({ id, story }) => [id, story.mismatches]).sort());
+  });
+
+  it('the worklist has what was paid for bookings that were cancelled', async () => {
+    const rows = await read(`
+      SELECT entity_id AS id FROM cusown_ops.attention
+      WHERE kind = 'paid_cancelled' AND closed_at IS NULL AND entity_id = ANY ($1)`,
+    [payments.map(({ id }) => id)]);
+    const cancelled = await read(`
+      SELECT p.id FROM payments p JOIN bookings b ON b.id = p.booking_id
+      WHERE b.status = 'cancelled' AND p.status = 'completed' AND p.id = ANY ($1)`,
+    [payments.map(({ id }) => id)]);
+
+    assert.ok(cancelled.length > 0);
+    assert.deepEqual(rows.map(({ id }) => id).sort(), cancelled.map(({ id }) => id).sort());
   });
 
   it('what is forged was refused', async () => {
