@@ -1,8 +1,8 @@
 'use strict';
 /*
  * provider.js
- *      Payment providers as they are seen from here: bodies shaped and signed as
- *      Razorpay and Stripe do, and sent again until they are answered by 2xx.
+ *      Payment providers as they are seen from here: bodies, shaped and signed as
+ *      Razorpay and Stripe do, and how they are sent.
  *
  * An event is { provider, id, body }, body a Buffer, and of a payment also what has
  * happened to it (what) and what is told of that (told).
