@@ -32,7 +32,7 @@ SELECT ddl FROM cusown_grant('jobs', 'operator') AS ddl \gexec
 GRANT USAGE ON SCHEMA cron TO jobs;
 SELECT job_name, schedule, role, active FROM cusown_schedule(username => 'jobs');
 
-SELECT expect('jobs in pg_cron', count(*), 4::bigint) AS n FROM cron.job \gset
+SELECT expect('jobs in pg_cron', count(*), 5::bigint) AS n FROM cron.job \gset
 
 \echo '16. At the next full minute pg_cron runs what is due then.  (Waiting for it.)'
 \echo
