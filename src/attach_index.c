@@ -166,6 +166,27 @@ is_implied(List *predicate, const Lookup *lookup, const Resolved *status,
 	return predicate_implied_by(predicate, list_make1(condition), false);
 }
 
+/* who looks for a value finds it in an index that leaves out nulls */
+static bool
+leaves_out_nulls(List *predicate, const Lookup *lookup, List *resolved)
+{
+	const Resolved *column = attach_find(resolved, lookup->relation,
+										 lookup->columns[0]);
+	NullTest   *test = makeNode(NullTest);
+	Oid			type;
+	int32		typmod;
+	Oid			collation;
+
+	if (column == NULL)
+		return false;
+	get_atttypetypmodcoll(column->relid, column->attnum, &type, &typmod,
+						  &collation);
+	test->arg = (Expr *) makeVar(1, column->attnum, type, typmod, collation, 0);
+	test->nulltesttype = IS_NOT_NULL;
+	test->location = -1;
+	return predicate_implied_by(predicate, list_make1(test), false);
+}
+
 /*
  * Whether the index holds every row that the look-up asks for.  For being
  * unique, a condition that our templates could not use will do as well.
@@ -181,7 +202,8 @@ covers_rows(Relation index, const Lookup *lookup, List *resolved)
 	if (predicate == NIL)
 		return true;
 	if (lookup->status == NULL || status == NULL)
-		return false;
+		return lookup->status == NULL &&
+			leaves_out_nulls(predicate, lookup, resolved);
 	type = get_atttype(status->relid, status->attnum);
 	cast = condition_type(type);
 	return is_implied(predicate, lookup, status, cast) ||
