@@ -135,7 +135,7 @@ CREATE TABLE cusown_ops.webhook_inbox (
   outcome text NOT NULL,
   mismatch text,
   detail text,
-  tries integer NOT NULL DEFAULT 1,
+  tries integer NOT NULL DEFAULT 0,
   next_try timestamptz,
   CONSTRAINT webhook_inbox_pkey PRIMARY KEY (app_schema, id),
   CONSTRAINT webhook_inbox_outcome CHECK (outcome OPERATOR(pg_catalog.=)
