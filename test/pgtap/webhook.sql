@@ -20,13 +20,23 @@ SET search_path = public, tap;
 SELECT count(*) > 0 FROM cusown_attach('public') \g /dev/null
 SELECT count(*) > 0 FROM cusown_attach('shop', :'minimal_mapping') \g /dev/null
 
-SELECT plan(30);
+SELECT plan(89);
 
 CREATE SCHEMA t;
 
 -- Every secret here is one zero byte, so that HMAC's two pads need no arithmetic.
 CREATE FUNCTION t.hmac(body bytea) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
   SELECT sha256(decode(repeat('5c', 64), 'hex') || sha256(decode(repeat('36', 64), 'hex') || body))
+$$;
+-- the headers that a body goes with
+CREATE FUNCTION t.headers(p_provider text, p_body bytea, p_n int) RETURNS jsonb LANGUAGE sql STABLE AS $$
+  SELECT CASE p_provider
+    WHEN 'razorpay' THEN jsonb_build_object('x-razorpay-signature', encode(t.hmac(p_body), 'hex'), 'x-razorpay-event-id', 'e' || p_n)
+    WHEN 'upi' THEN jsonb_build_object('x-upi-signature', encode(t.hmac(p_body), 'hex'))
+    WHEN 'stripe' THEN jsonb_build_object('stripe-signature', format('t=%s,v1=%s', s.at, encode(t.hmac(convert_to(s.at || '.', 'UTF8') || p_body), 'hex')))
+    ELSE jsonb_build_object('webhook-id', 'm' || p_n, 'webhook-timestamp', s.at, 'webhook-signature',
+           'v1,' || encode(t.hmac(convert_to(format('m%s.%s.', p_n, s.at), 'UTF8') || p_body), 'base64')) END
+  FROM (SELECT extract(epoch FROM now())::bigint::text AS at) s
 $$;
 SELECT is(cusown_verify_signature('upi', '\x00', 'body', jsonb_build_object('x-upi-signature', encode(t.hmac('body'), 'hex'))),
           true, 'the signatures of this test are good');
@@ -50,7 +60,8 @@ END
 $$;
 
 --
--- The cast: a booking with two payments, as often as there is need
+-- The cast: a booking with two payments, as often as there is need, and a third one
+-- that has the first one's reference at another provider
 --
 
 INSERT INTO businesses (id, salon_name, owner_name, whatsapp_number, opening_time, closing_time, slot_duration, booking_link)
@@ -82,15 +93,17 @@ END
 $$;
 CREATE FUNCTION t.add_payments(p_app text, p_names text[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-  INSERT INTO t.payment SELECT p_app, n, w, t.id(p_app, n, w) FROM unnest(p_names) n, unnest('{a,b}'::text[]) w;
+  INSERT INTO t.payment SELECT p_app, n, w, t.id(p_app, n, w) FROM unnest(p_names) n, unnest('{a,b,c}'::text[]) w;
   IF p_app = 'public' THEN
     INSERT INTO public.payments (id, booking_id, provider, provider_payment_id, amount_cents, status)
-    SELECT p.id, t.id('public', p.name, 'booking'), 'razorpay', p.id::text, 1000, 'processing'
+    SELECT p.id, t.id('public', p.name, 'booking'), CASE p.which WHEN 'c' THEN 'cash' ELSE 'razorpay' END::payment_provider,
+           CASE p.which WHEN 'c' THEN 'pay_' || p.name || 'a' ELSE p.id::text END, 1000, 'processing'
       FROM t.payment p WHERE p.app = 'public' AND p.name = ANY (p_names);
     ANALYZE public.payments;
   ELSE
-    INSERT INTO shop.charge (ref, reservation_ref, state, provider, amount, currency, made_at)
-    SELECT p.id, t.id('shop', p.name, 'booking'), 'processing', 'razorpay', 1000, 'INR', now()
+    INSERT INTO shop.charge (ref, reservation_ref, state, provider, provider_code, amount, currency, made_at)
+    SELECT p.id, t.id('shop', p.name, 'booking'), 'processing', CASE p.which WHEN 'c' THEN 'cash' ELSE 'razorpay' END,
+           CASE p.which WHEN 'c' THEN 'pay_' || p.name || 'a' END, 1000, 'INR', now()
       FROM t.payment p WHERE p.app = 'shop' AND p.name = ANY (p_names);
     ANALYZE shop.charge;
   END IF;
@@ -146,11 +159,12 @@ BEGIN
 END
 $$;
 
--- all that the events have made
+-- all that the events have made: status, what was refunded, whether it has the
+-- provider's reference, and a webhook's hash, how often it got where, and what is open
 CREATE VIEW t.state AS
 SELECT p.app, p.name, p.which, concat_ws(', ', coalesce(f.status::text, s.state), coalesce(f.refund_amount_cents, s.refunded) || ' refunded',
-         coalesce(f.provider_payment_id, s.provider_code) = 'pay_' || p.name || p.which,
-         coalesce(f.completed, s.completed) || ' x completed', coalesce(f.whole, s.whole) || ' x refunded',
+         coalesce(f.provider_payment_id, s.provider_code) = 'pay_' || p.name || translate(p.which, 'c', 'a'),
+         coalesce(f.webhook_payload_hash, s.hook_hash) IS NOT NULL, coalesce(f.completed, s.completed) || ' x completed', coalesce(f.whole, s.whole) || ' x refunded',
          coalesce((SELECT string_agg(a.kind, ', ' ORDER BY a.kind) FROM cusown_ops.attention a
                     WHERE a.app_schema = p.app AND a.entity_id = p.id AND a.closed_at IS NULL), 'no worklist')) AS state
 FROM t.payment p
@@ -166,8 +180,9 @@ LEFT JOIN LATERAL (
 CREATE FUNCTION t.check_states(p_app text, p_names text[], p_what text) RETURNS SETOF text LANGUAGE sql AS $$
   SELECT set_eq(
     format('SELECT which, state, count(*) FROM t.state WHERE app = %L AND name = ANY (%L) GROUP BY 1, 2', p_app, p_names),
-    format($q$VALUES ('a', 'refunded, 1000 refunded, t, 1 x completed, 1 x refunded, no worklist', %1$s::bigint),
-                     ('b', 'completed, 0 refunded, t, 1 x completed, 0 x refunded, no worklist', %1$s)$q$, cardinality(p_names)),
+    format($q$VALUES ('a', 'refunded, 1000 refunded, t, t, 1 x completed, 1 x refunded, no worklist', %1$s::bigint),
+                     ('b', 'completed, 0 refunded, t, t, 1 x completed, 0 x refunded, no worklist', %1$s),
+                     ('c', 'processing, 0 refunded, t, f, 0 x completed, 0 x refunded, no worklist', %1$s)$q$, cardinality(p_names)),
     format('%s: %s', p_app, p_what))
 $$;
 
@@ -235,12 +250,156 @@ SELECT t.check_states('shop', :'early', 'the job brings them to the same state')
 SELECT is_empty('SELECT * FROM cusown_webhook_backlog()', 'nothing is left');
 
 --
+-- What fits and what does not
+--
+
+CREATE FUNCTION t.body_of(p_app text, p_name text, p_type text, p_entity jsonb, p_named text) RETURNS bytea LANGUAGE sql AS $$
+  SELECT convert_to(jsonb_build_object('event', p_type, 'payload', jsonb_build_object('payment', jsonb_build_object('entity',
+           '{"amount": 1000, "currency": "INR"}' || p_entity || jsonb_build_object('notes', jsonb_build_object('payment_id', t.id(p_app, p_name, p_named))))))::text, 'UTF8')
+$$;
+-- one event of a payment of the case p_name: what becomes of it, and of which payment
+CREATE FUNCTION t.send(p_app text, p_name text, p_type text, p_entity jsonb, p_named text DEFAULT NULL, p_event_id text DEFAULT NULL) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+  v_body bytea := t.body_of(p_app, p_name, p_type, p_entity, p_named);
+  v record;
+BEGIN
+  PERFORM t.use(p_app);
+  SELECT * INTO v FROM cusown_webhook('razorpay', v_body, jsonb_strip_nulls(
+    jsonb_build_object('x-razorpay-signature', encode(t.hmac(v_body), 'hex'), 'x-razorpay-event-id', p_event_id)));
+  RETURN concat_ws(', ', v.outcome, v.http_status, (SELECT i.mismatch FROM cusown_ops.webhook_inbox i WHERE i.app_schema = p_app AND i.id = v.inbox_id),
+                   (SELECT p.which FROM t.payment p WHERE p.id = v.payment_id));
+END
+$$;
+CREATE FUNCTION t.set_reference(p_app text, p_name text, p_which text, p_ref text, p_status text DEFAULT 'processing') RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE public.payments SET provider_payment_id = p_ref, status = p_status::payment_status WHERE p_app = 'public' AND id = t.id(p_app, p_name, p_which);
+  UPDATE shop.charge SET provider_code = p_ref, state = p_status WHERE p_app = 'shop' AND ref = t.id(p_app, p_name, p_which);
+END
+$$;
+SELECT t.add_bookings(a, ARRAY['amount', 'refund', 'currency', 'shared', 'retry', 'same', 'long']),
+       t.add_payments(a, ARRAY['amount', 'refund', 'currency', 'shared', 'retry', 'same', 'long']) FROM unnest('{public,shop}'::text[]) a \g /dev/null
+CREATE FUNCTION t.check_rules(a text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN NEXT is(t.send(a, 'amount', 'payment.captured', '{"id": "pay_1", "amount": 999}', 'a'), 'mismatch, 200, amount, a', a || ': another amount');
+  RETURN NEXT is(t.send(a, 'amount', 'payment.captured', '{"id": "pay_1", "amount": null}', 'a'), 'mismatch, 200, amount, a', a || ': a capture without an amount');
+  RETURN NEXT is((SELECT state FROM t.state WHERE app = a AND name = 'amount' AND which = 'a') ~ '^processing, .* webhook_mismatch$', true, a || ': both move nothing, and are on the worklist');
+  RETURN NEXT is(t.send(a, 'amount', 'payment.captured', '{"id": "pay_1"}', 'a'), 'applied, 200, a', a || ': the right amount');
+  RETURN NEXT is(t.send(a, 'refund', 'refund.processed', '{"id": "pay_2", "amount_refunded": 1001}', 'a'), 'mismatch, 200, amount, a', a || ': refunds of more than the amount');
+  RETURN NEXT is(t.send(a, 'currency', 'payment.captured', '{"id": "pay_3", "currency": "USD"}', 'a'), 'mismatch, 200, currency, a', a || ': another currency');
+  RETURN NEXT is(t.send(a, 'currency', 'payment.captured', '{"id": "pay_3", "currency": "inr"}', 'a'), 'applied, 200, a', a || ': the same one in small letters');
+  PERFORM t.set_reference(a, 'shared', 'a', 'pay_4'), t.set_reference(a, 'shared', 'b', 'pay_4', 'completed');
+  RETURN NEXT is(left(t.send(a, 'shared', 'payment.captured', '{"id": "pay_4"}'), 24), 'mismatch, 200, reference', a || ': a reference that two payments have');
+  RETURN NEXT is(t.send(a, 'shared', 'refund.processed', '{"id": "pay_4", "amount_refunded": 1}', 'b'), 'applied, 200, b', a || ': one of which is named');
+  RETURN NEXT is(t.send(a, 'shared', 'payment.captured', '{"id": "pay_4"}', 'a'), 'applied, 200, a', a || ': or the other');
+  PERFORM t.set_reference(a, 'retry', 'a', 'pay_5', 'failed');
+  RETURN NEXT is(t.send(a, 'retry', 'payment.authorized', '{"id": "pay_6"}', 'a'), 'ignored, 200, a', a || ': another attempt at a payment that has failed');
+  RETURN NEXT is(t.send(a, 'retry', 'payment.captured', '{"id": "pay_6"}', 'a'), 'applied, 200, a', a || ': which is paid so');
+  RETURN NEXT is(t.send(a, 'retry', 'payment.failed', '{"id": "pay_5"}', 'a'), 'ignored, 200, a', a || ': and that the first one failed takes nothing back');
+  RETURN NEXT is(t.send(a, 'long', 'payment.authorized', jsonb_build_object('id', repeat('a', 255)), 'a', repeat('e', 255)), 'ignored, 200, a', a || ': ids of 255 bytes');
+  RETURN NEXT is(t.send(a, 'long', 'payment.captured', jsonb_build_object('id', repeat('a', 256)), 'a'), 'rejected, 400', a || ': a longer one of the payment');
+  RETURN NEXT is(t.send(a, 'long', 'payment.captured', jsonb_build_object('id', 'pay_7'), 'a', repeat('e', 256)), 'rejected, 400', a || ': a longer one of the event');
+  RETURN NEXT is(t.send(a, 'long', 'payment.captured', jsonb_build_object('id', 'pay_7'), 'a', 'e'), 'applied, 200, a', a || ': which makes none a duplicate');
+  PERFORM t.set_reference(a, 'same', 'a', 'pay_8');
+  RETURN NEXT is(t.send(a, 'same', 'payment.captured', '{"id": "pay_8"}', NULL, 'same'), 'applied, 200, a', a || ': the same event of the other application is another one');
+END
+$$;
+SELECT t.check_rules('public');
+SELECT t.check_rules('shop');
+-- what only the reference schema has
+SELECT t.add_bookings('public', '{order,hash}'), t.add_payments('public', '{order,hash}') \g /dev/null
+UPDATE payments SET order_id = 'order_1', status = CASE p.which WHEN 'a' THEN 'completed' ELSE 'failed' END::payment_status, created_at = now() - CASE p.which WHEN 'a' THEN 1 ELSE 2 END * interval '1 hour'
+  FROM t.payment p WHERE p.app = 'public' AND p.id = payments.id AND p.name = 'order';
+SELECT is(t.send('public', 'order', 'payment.captured', '{"id": "pay_9", "order_id": "order_1"}'), 'applied, 200, b', 'of the payments of an order the one that is not paid yet');
+UPDATE payments SET webhook_payload_hash = encode(sha256(t.body_of('public', 'hash', 'payment.captured', '{"id": "pay_10"}', 'a')), 'hex')
+ WHERE id = t.id('public', 'hash', 'b');
+SELECT is(t.send('public', 'hash', 'payment.captured', '{"id": "pay_10"}', 'a'), 'applied, 200, a', 'a body that the application knew before');
+
+--
+-- Given up on, corrected, refused
+--
+
+SELECT t.use('public') \g /dev/null
+SELECT t.add_bookings('public', '{late,poison}') \g /dev/null
+CREATE VIEW t.waiting AS
+SELECT i.event_id, i.outcome, i.tries, round(extract(epoch FROM i.next_try - now()) / 60) AS minutes,
+       (SELECT string_agg(concat_ws(' ', a.kind, a.sqlstate, CASE WHEN a.closed_at IS NULL THEN 'open' ELSE 'closed' END), ', ' ORDER BY a.kind)
+          FROM cusown_ops.attention a WHERE a.app_schema = 'public' AND a.entity = 'webhook_event' AND right(a.entity_id::text, 12) = lpad(to_hex(i.id), 12, '0')) AS worklist
+  FROM cusown_ops.webhook_inbox i WHERE i.app_schema = 'public' AND i.event_id IN ('late', 'poison', 'added');
+CREATE PROCEDURE t.make_due() LANGUAGE sql AS $$ UPDATE cusown_ops.webhook_inbox SET next_try = now() WHERE outcome = 'parked' $$;
+CREATE FUNCTION t.replay(p_event_id text, p_dry_run boolean DEFAULT false) RETURNS text LANGUAGE sql AS $$
+  SELECT concat_ws(', ', r.outcome, r.http_status) FROM cusown_ops.webhook_inbox i, cusown_webhook_replay(i.id, p_dry_run) r WHERE i.app_schema = 'public' AND i.event_id = p_event_id
+$$;
+
+SELECT is(t.send('public', 'late', 'payment.captured', '{"id": "pay_latea"}', 'a', 'late'), 'parked, 202', 'an event without a payment');
+CREATE TABLE t.wait (n serial, tries int, minutes int);
+INSERT INTO t.wait (tries, minutes) SELECT tries, minutes FROM t.waiting;
+SELECT 'CALL t.make_due()', 'CALL cusown_run_job(''retry_parked_webhooks'')', 'INSERT INTO t.wait (tries, minutes) SELECT tries, minutes FROM t.waiting' FROM generate_series(1, 8) \gexec
+SELECT results_eq('SELECT tries, minutes FROM t.wait ORDER BY n', 'VALUES (1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 32), (7, 60), (8, 60), (9, 60)',
+                  'is tried after a minute, then after twice as long each time, at last once an hour');
+UPDATE cusown_ops.webhook_inbox SET received_at = now() - interval '2 days 23 hours' WHERE event_id = 'late';
+CALL t.make_due();
+CALL cusown_run_job('retry_parked_webhooks');
+SELECT results_eq('SELECT outcome, tries, worklist FROM t.waiting', $$VALUES ('parked', 10, NULL)$$, 'for three days');
+UPDATE cusown_ops.webhook_inbox SET received_at = now() - interval '3 days 1 hour' WHERE event_id = 'late';
+CALL t.make_due();
+CALL cusown_run_job('retry_parked_webhooks');
+CALL cusown_run_job('retry_parked_webhooks');
+SELECT results_eq('SELECT outcome, tries, worklist FROM t.waiting', $$VALUES ('unmatched', 11, 'unmatched_webhook open')$$, 'and is a human''s then, and tried no more');
+SELECT results_eq('SELECT provider, outcome, events, next_try FROM cusown_webhook_backlog()', $$VALUES ('razorpay', 'unmatched', 1::bigint, 'infinity'::timestamptz)$$, 'who finds it in the backlog');
+SELECT t.add_payments('public', '{late}') \g /dev/null
+SELECT is(t.replay('late', true), 'applied, 200', 'a replay that is only shown');
+SELECT results_eq('SELECT outcome, tries FROM t.waiting', $$VALUES ('unmatched', 11)$$, 'does nothing');
+SELECT is(t.replay('late'), 'applied, 200', 'a replay applies it');
+SELECT is(t.replay('late'), 'duplicate, 200', 'once');
+CALL cusown_run_job('retry_parked_webhooks');
+SELECT results_eq('SELECT outcome, tries, worklist FROM t.waiting', $$VALUES ('applied', 12, 'unmatched_webhook closed')$$, 'and it is on the worklist no more');
+SELECT is_empty($$SELECT * FROM t.state WHERE name = 'late' AND which = 'a' AND state <> 'completed, 0 refunded, t, t, 1 x completed, 0 x refunded, no worklist'$$, 'with one set of effects');
+
+-- an owner's event
+CREATE FUNCTION t.send_added() RETURNS text LANGUAGE sql AS $$
+  SELECT w.outcome FROM (SELECT convert_to(format('{"id": "added", "type": "settled", "which": "%s"}', t.id('public', 'late', 'b')), 'UTF8') AS body) b,
+         cusown_webhook('hooks', b.body, t.headers('hooks', b.body, 1)) w
+$$;
+SELECT is(t.send_added(), 'ignored', 'an event that nobody has told us of moves nothing');
+UPDATE payments SET provider = 'cash', status = 'pending' WHERE id = t.id('public', 'late', 'b');
+INSERT INTO cusown_ops.webhook_event (app_schema, provider, event_type, event, payment_ids) VALUES ('public', 'hooks', 'settled', 'process', '{$.which}');
+SELECT is(t.replay('added'), 'parked, 202', 'when its meaning is known it is read again; the payment is another provider''s');
+DELETE FROM cusown_ops.webhook_inbox WHERE event_id = 'added';
+
+-- what the application refuses
+SELECT is(t.send('public', 'poison', 'payment.captured', jsonb_build_object('id', 'pay_poison' || w), w, w), 'parked, 202', 'two events without payments') FROM unnest('{a,b}'::text[]) w;
+UPDATE cusown_ops.webhook_inbox SET event_id = 'poison' WHERE event_id = 'a';
+SELECT t.add_payments('public', '{poison}') \g /dev/null
+CREATE FUNCTION t.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF NEW.id = t.id('public', 'poison', 'a') THEN
+    RAISE EXCEPTION 'refused' USING ERRCODE = 'ZZ002';
+  END IF;
+  RETURN NEW;
+END
+$$;
+CREATE TRIGGER refuse BEFORE UPDATE ON payments FOR EACH ROW EXECUTE FUNCTION t.refuse();
+CALL t.make_due();
+CALL cusown_run_job('retry_parked_webhooks');
+SELECT is((SELECT string_agg(concat_ws(' ', which, f.status), ', ' ORDER BY which) FROM t.payment p JOIN payments f USING (id) WHERE p.name = 'poison' AND p.which <> 'c'), 'a processing, b completed', 'one that is refused keeps no other back');
+SELECT results_eq($$SELECT outcome, worklist FROM t.waiting WHERE event_id = 'poison'$$, $$VALUES ('parked', 'webhook_failed ZZ002 open')$$, 'and is on the worklist');
+DROP TRIGGER refuse ON payments;
+CALL t.make_due();
+CALL cusown_run_job('retry_parked_webhooks');
+CALL cusown_run_job('retry_parked_webhooks');
+SELECT results_eq($$SELECT outcome, worklist FROM t.waiting WHERE event_id = 'poison'$$, $$VALUES ('applied', 'webhook_failed ZZ002 closed')$$, 'until it is applied');
+SELECT is_empty(
+  $$SELECT i.id FROM cusown_ops.webhook_inbox i LEFT JOIN cusown_ops.webhook_body b ON (b.app_schema, b.inbox_id) = (i.app_schema, i.id)
+     WHERE sha256(b.body) IS DISTINCT FROM i.body_sha256$$, 'the bytes of every event are kept');
+
+--
 -- Whatever bytes
 --
 
 SELECT t.add_bookings(a, '{razorpay,stripe,upi,hooks}'), t.add_payments(a, '{razorpay,stripe,upi,hooks}') FROM unnest('{public,shop}'::text[]) a \g /dev/null
-UPDATE payments f SET provider = p.name::payment_provider FROM t.payment p WHERE p.app = 'public' AND p.id = f.id AND p.name IN ('stripe', 'upi');
-UPDATE shop.charge f SET provider = p.name FROM t.payment p WHERE p.app = 'shop' AND p.id = f.ref AND p.name IN ('stripe', 'upi', 'hooks');
+UPDATE payments f SET provider = p.name::payment_provider FROM t.payment p WHERE p.app = 'public' AND p.id = f.id AND p.which <> 'c' AND p.name IN ('stripe', 'upi');
+UPDATE shop.charge f SET provider = p.name FROM t.payment p WHERE p.app = 'shop' AND p.id = f.ref AND p.which <> 'c' AND p.name IN ('stripe', 'upi', 'hooks');
 
 -- bodies that each provider sends; :n is a number that no other body has
 CREATE TABLE t.sample (provider text, body text);
@@ -319,16 +478,6 @@ BEGIN
 END
 $$;
 
--- the headers that a body goes with
-CREATE FUNCTION t.headers(p_provider text, p_body bytea, p_n int) RETURNS jsonb LANGUAGE sql STABLE AS $$
-  SELECT CASE p_provider
-    WHEN 'razorpay' THEN jsonb_build_object('x-razorpay-signature', encode(t.hmac(p_body), 'hex'), 'x-razorpay-event-id', 'e' || p_n)
-    WHEN 'upi' THEN jsonb_build_object('x-upi-signature', encode(t.hmac(p_body), 'hex'))
-    WHEN 'stripe' THEN jsonb_build_object('stripe-signature', format('t=%s,v1=%s', s.at, encode(t.hmac(convert_to(s.at || '.', 'UTF8') || p_body), 'hex')))
-    ELSE jsonb_build_object('webhook-id', 'm' || p_n, 'webhook-timestamp', s.at, 'webhook-signature',
-           'v1,' || encode(t.hmac(convert_to(format('m%s.%s.', p_n, s.at), 'UTF8') || p_body), 'base64')) END
-  FROM (SELECT extract(epoch FROM now())::bigint::text AS at) s
-$$;
 CREATE FUNCTION t.mangle_headers(p_kind text, p_headers jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
   v_name text := (SELECT k FROM jsonb_object_keys(p_headers) k ORDER BY random() LIMIT 1);
@@ -360,7 +509,7 @@ BEGIN
 END
 $$;
 
-CREATE TABLE t.mangled (n int, app text, provider text, what text, kind text, outcome text, http_status int, inbox_id bigint, error text,
+CREATE TABLE t.mangled (n int, app text, provider text, what text, kind text, outcome text, http_status int, inbox_id bigint, error text, size int,
                         has_grown boolean, is_kept boolean, was_rejected boolean);
 CREATE FUNCTION t.send_mangled(p_count int) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -390,6 +539,7 @@ BEGIN
       v_body := convert_to(v_sample.body, 'UTF8');
       v_headers := t.mangle_headers(v.kind, t.headers(v.provider, v_body, i));
     END IF;
+    v.size := length(v_body);
     v_before := (SELECT last_value FROM cusown_ops.webhook_inbox_id_seq);
     SELECT q.last_value, q.is_called INTO v_rejected, v_is_used FROM cusown_ops.webhook_rejected_place q;
     BEGIN
@@ -419,6 +569,7 @@ SELECT is_empty(
 SELECT is_empty($$SELECT * FROM t.mangled WHERE outcome = 'rejected' AND (inbox_id IS NOT NULL OR has_grown)$$, 'nothing of a rejected one is in the inbox');
 SELECT is_empty($$SELECT * FROM t.mangled WHERE (outcome = 'rejected') <> was_rejected$$, 'and it, only it, is among the rejected ones');
 SELECT is_empty($$SELECT * FROM t.mangled WHERE outcome <> 'rejected' AND NOT is_kept$$, 'what was taken is in the inbox');
+SELECT is_empty($$SELECT * FROM t.mangled WHERE (size > 1048576) <> (coalesce(http_status, 0) = 413)$$, 'more than a megabyte is too much, and a megabyte is not');
 SELECT is_empty($$SELECT * FROM t.mangled WHERE what = 'body' AND http_status = 401$$, 'what is signed well is never taken for forged');
 SELECT is_empty($$SELECT * FROM t.mangled WHERE what = 'headers' AND http_status = 400 AND kind NOT IN ('long')$$, 'and no header makes a body unreadable, unless it is too long');
 SELECT is_empty(
@@ -427,7 +578,10 @@ SELECT is_empty(
 SELECT results_eq(
   $$SELECT kind FROM t.mangled WHERE what = 'body' GROUP BY kind HAVING bool_or(outcome <> 'rejected') ORDER BY kind$$,
   ARRAY['as it is', 'deep', 'flipped', 'keys', 'long', 'many', 'numbers', 'size', 'types', 'zero'], 'of each kind that leaves something to read some was taken');
-SELECT is_empty($$SELECT app FROM t.state WHERE name IN ('razorpay', 'stripe', 'upi') AND state !~ '^(completed|partially_refunded|refunded), .* 1 x completed'$$, 'the payments have moved forward, once');
+SELECT is_empty(
+  $$SELECT * FROM t.state WHERE name IN ('razorpay', 'stripe', 'upi', 'hooks')
+     AND state !~ '^(processing, .* 0 x completed|(completed|partially_refunded|refunded), .* 1 x completed)'$$, 'no payment was completed twice');
+SELECT cmp_ok((SELECT count(*) FROM t.state WHERE name IN ('razorpay', 'stripe', 'upi', 'hooks') AND state ~ '1 x completed'), '>', 10::bigint, 'most were, once');
 SELECT is_empty('SELECT verify_audit_chain()', 'the chain of audit rows is still unbroken');
 
 SELECT finish();
