@@ -135,11 +135,9 @@ CREATE TABLE cusown_ops.webhook_inbox (
   outcome text NOT NULL,
   mismatch text,
   detail text,
-  tries integer NOT NULL DEFAULT 1,
+  tries integer NOT NULL DEFAULT 0,
   next_try timestamptz,
   CONSTRAINT webhook_inbox_pkey PRIMARY KEY (app_schema, id),
-  CONSTRAINT webhook_inbox_event UNIQUE (app_schema, provider, event_id),
-  CONSTRAINT webhook_inbox_body UNIQUE (app_schema, provider, body_sha256),
   CONSTRAINT webhook_inbox_outcome CHECK (outcome OPERATOR(pg_catalog.=)
     ANY ('{received,applied,stale,ignored,mismatch,parked,unmatched}')),
   CONSTRAINT webhook_inbox_mismatch CHECK ((mismatch IS NOT NULL)
@@ -148,6 +146,16 @@ CREATE TABLE cusown_ops.webhook_inbox (
     OPERATOR(pg_catalog.=) (outcome OPERATOR(pg_catalog.=)
     ANY ('{parked,unmatched}')))
 );
+
+-- Each event once.  The conditions hold for every look-up by the key and for no
+-- other: a plan that was made while the table was empty, where all keys seem equal,
+-- takes the right one, and a backend keeps its plans.
+CREATE UNIQUE INDEX webhook_inbox_event
+ON cusown_ops.webhook_inbox (app_schema, provider, event_id)
+WHERE event_id IS NOT NULL;
+CREATE UNIQUE INDEX webhook_inbox_body
+ON cusown_ops.webhook_inbox (app_schema, provider, body_sha256)
+WHERE body_sha256 IS NOT NULL;
 
 -- look-ups: the facts of a case, and what is due
 CREATE INDEX webhook_inbox_payment_idx

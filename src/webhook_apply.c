@@ -212,9 +212,9 @@ is_about_another_reference(const WebhookEvent *event, const PaymentCall *call)
 }
 
 static bool
-is_paid(const PaymentCall *call)
+is_paid(const char *status)
 {
-	return rank_of(call->status.text) >= rank_of("completed");
+	return rank_of(status) >= rank_of("completed");
 }
 
 /*
@@ -229,7 +229,7 @@ leave_other_reference(WebhookWork *work, const WebhookEvent *event,
 
 	if (!is_about_another_reference(event, call))
 		return false;
-	if (tells_of_money && !is_paid(call))
+	if (tells_of_money && !is_paid(call->status.text))
 		return false;
 	if (strcmp(event->event, EVENT_VERIFY) == 0)
 		mismatch(work, MISMATCH_CAPTURE,
@@ -271,10 +271,12 @@ look_at_booking(const WebhookWork *work, const PaymentCall *call)
 {
 	if (!call->has_booking)
 		return;
-	if (payment_is_refund(call->event))
-		webhook_close_paid_again(work, &call->booking_id);
-	else if (strcmp(call->status.text, "completed") == 0)
+	/* a refund of a part may be the first that is told of the money */
+	if (!is_paid(call->from_status.text) && is_paid(call->status.text) &&
+		strcmp(call->status.text, "refunded") != 0)
 		webhook_look_for_second_payment(work, &call->booking_id);
+	else if (payment_is_refund(call->event))
+		webhook_close_paid_again(work, &call->booking_id);
 }
 
 static void
