@@ -70,6 +70,47 @@ static const Template find_payment = {
 	6, {TEXTOID, TEXTOID, UUIDARRAYOID, TEXTOID, TEXTOID, TEXTOID},.planned_once = true
 };
 
+/* of the application $1, an earlier event of the provider $2 about its reference $3 */
+static const Template find_told_payment = {
+	"SELECT i.payment_id AS id FROM cusown_ops.webhook_inbox i"
+	" WHERE i.app_schema = $1 AND i.provider = $2 AND i.provider_ref = $3"
+	" AND i.payment_id IS NOT NULL ORDER BY i.id LIMIT 1",
+	3, {NAMEOID, TEXTOID, TEXTOID},.planned_once = true
+};
+
+static const Template payment_is_there = {
+	"SELECT p.{payments.id} AS id FROM {payments} p WHERE p.{payments.id} = $1",
+	1, {UUIDOID},.planned_once = true
+};
+
+/*
+ * A reference that is not the payment's own, of which an event before has said
+ * whose it is: not all events of a provider carry the notes.
+ */
+static bool
+was_told(WebhookWork *work, const WebhookEvent *event)
+{
+	Datum		values[3];
+	bool		found;
+
+	if (event->provider_ref == NULL)
+		return false;
+	values[0] = template_name(work->binding->app_schema);
+	values[1] = CStringGetTextDatum(event->provider);
+	values[2] = CStringGetTextDatum(event->provider_ref);
+	found = template_execute(NULL, &find_told_payment, values, NULL,
+							 false) > 0 &&
+		template_uuid(0, "id", &work->payment);
+	SPI_freetuptable(SPI_tuptable);
+	if (!found)
+		return false;
+	values[0] = UUIDPGetDatum(&work->payment);
+	found = template_execute(work->binding, &payment_is_there, values, NULL,
+							 false) > 0;
+	SPI_freetuptable(SPI_tuptable);
+	return found;
+}
+
 /* without a lock: what matters of the payment is read again */
 void
 webhook_match(WebhookWork *work, const WebhookEvent *event)
@@ -90,6 +131,8 @@ webhook_match(WebhookWork *work, const WebhookEvent *event)
 		template_bool(0, "is_ambiguous") && !template_bool(0, "is_named");
 	work->is_hash_used = work->has_payment && template_bool(0, "is_hash_used");
 	SPI_freetuptable(SPI_tuptable);
+	if (!work->has_payment)
+		work->has_payment = was_told(work, event);
 }
 
 /* ---------- what does not fit ---------- */
@@ -238,6 +281,9 @@ leave_other_reference(WebhookWork *work, const WebhookEvent *event,
 	else
 		leave(work, WEBHOOK_IGNORED,
 			  psprintf("%s of another reference", event->type));
+	/* money that came twice may have gone back */
+	if (payment_is_refund(event->event) && call->has_booking)
+		webhook_close_paid_again(work, &call->booking_id);
 	return true;
 }
 
