@@ -350,7 +350,7 @@ SELECT * FROM rp('payment.captured', 'pay_52', 52);
 UPDATE cusown_ops.webhook_inbox SET tries = 4 WHERE provider_ref = 'pay_52';
 CALL make_due();
 CALL cusown_run_job('retry_parked_webhooks');
-SELECT outcome, tries, (SELECT next_try - interval '8 minutes' BETWEEN started_at AND last_batch_at FROM cusown_ops.job_run ORDER BY id DESC LIMIT 1) AS eight_minutes
+SELECT outcome, tries, (SELECT next_try - interval '16 minutes' BETWEEN started_at AND last_batch_at FROM cusown_ops.job_run ORDER BY id DESC LIMIT 1) AS sixteen_minutes
 FROM cusown_ops.webhook_inbox WHERE provider_ref = 'pay_52';
 UPDATE cusown_ops.webhook_inbox SET tries = 40 WHERE provider_ref = 'pay_52';
 CALL make_due();
