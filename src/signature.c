@@ -238,12 +238,13 @@ static bool
 is_timely(const SignatureTime *time, TimestampTz as_of,
 		  const Interval *tolerance)
 {
+	int64		limit = (int64) verb_interval_ms(tolerance) * 1000;
 	int64		apart;
 
 	if (TIMESTAMP_NOT_FINITE(as_of) ||
 		pg_sub_s64_overflow(as_of, time_t_to_timestamptz(time->seconds), &apart))
 		return false;
-	return Abs(apart) <= (int64) verb_interval_ms(tolerance) * 1000;
+	return apart >= -limit && apart <= limit;
 }
 
 /* false: nothing that could be true */

@@ -165,19 +165,22 @@ work_on(Delivery *delivery, const WebhookEvent *event)
 	webhook_inbox_settle(&delivery->work);
 }
 
-/* a known event that waits for its payment */
-static void
-try_again(Delivery *delivery)
+/*
+ * A known event that waits for its payment; false: somebody who was at it too has
+ * found that, and kept says what became of it.
+ */
+static bool
+try_again(Delivery *delivery, WebhookKept *kept)
 {
 	WebhookWork *work = &delivery->work;
 	WebhookEvent event = {0};
-	WebhookKept kept;
 
-	if (!webhook_inbox_lock(work, &event, &kept) ||
-		kept.outcome != WEBHOOK_PARKED)
-		return;
+	if (!webhook_inbox_lock(work, &event, kept) ||
+		kept->outcome != WEBHOOK_PARKED)
+		return false;
 	webhook_match(work, &event);
 	work_on(delivery, &event);
+	return true;
 }
 
 /* false: it is a new one */
@@ -191,12 +194,12 @@ take_duplicate(Delivery *delivery, const char *event_id)
 		return false;
 	delivery->is_kept = true;
 	work->inbox_id = kept.inbox_id;
+	if (kept.outcome == WEBHOOK_PARKED && try_again(delivery, &kept))
+		return true;
 	work->has_payment = kept.has_payment;
 	work->payment = kept.payment;
 	work->outcome = WEBHOOK_DUPLICATE;
 	work->detail = psprintf("the first was %s", webhook_outcomes[kept.outcome]);
-	if (kept.outcome == WEBHOOK_PARKED)
-		try_again(delivery);
 	return true;
 }
 

@@ -135,11 +135,9 @@ CREATE TABLE cusown_ops.webhook_inbox (
   outcome text NOT NULL,
   mismatch text,
   detail text,
-  tries integer NOT NULL DEFAULT 1,
+  tries integer NOT NULL DEFAULT 0,
   next_try timestamptz,
   CONSTRAINT webhook_inbox_pkey PRIMARY KEY (app_schema, id),
-  CONSTRAINT webhook_inbox_event UNIQUE (app_schema, provider, event_id),
-  CONSTRAINT webhook_inbox_body UNIQUE (app_schema, provider, body_sha256),
   CONSTRAINT webhook_inbox_outcome CHECK (outcome OPERATOR(pg_catalog.=)
     ANY ('{received,applied,stale,ignored,mismatch,parked,unmatched}')),
   CONSTRAINT webhook_inbox_mismatch CHECK ((mismatch IS NOT NULL)
@@ -149,10 +147,23 @@ CREATE TABLE cusown_ops.webhook_inbox (
     ANY ('{parked,unmatched}')))
 );
 
--- look-ups: the facts of a case, and what is due
+-- Each event once.  The conditions hold for every look-up by the key and for no
+-- other: a plan that was made while the table was empty, where all keys seem equal,
+-- takes the right one, and a backend keeps its plans.
+CREATE UNIQUE INDEX webhook_inbox_event
+ON cusown_ops.webhook_inbox (app_schema, provider, event_id)
+WHERE event_id IS NOT NULL;
+CREATE UNIQUE INDEX webhook_inbox_body
+ON cusown_ops.webhook_inbox (app_schema, provider, body_sha256)
+WHERE body_sha256 IS NOT NULL;
+
+-- look-ups: the facts of a case, whose a reference is, and what is due
 CREATE INDEX webhook_inbox_payment_idx
 ON cusown_ops.webhook_inbox (app_schema, payment_id)
 WHERE payment_id IS NOT NULL;
+CREATE INDEX webhook_inbox_provider_ref_idx
+ON cusown_ops.webhook_inbox (app_schema, provider_ref)
+WHERE provider_ref IS NOT NULL;
 CREATE INDEX webhook_inbox_parked_idx
 ON cusown_ops.webhook_inbox (app_schema, next_try)
 WHERE next_try IS NOT NULL;
@@ -288,7 +299,7 @@ headers: an object of strings, names in any case; what is signed and the id of t
 as_of: the moment by which a signed time is judged.
 Returns outcome, and the http_status to answer: applied 200; duplicate 200; stale 200, the payment stands further; ignored 200, it moves nothing; mismatch 200, and the worklist says why; parked 202, there is no such payment yet; rejected 401 (signature), 400 (it cannot be read), 413 (over 1 MB), with nothing kept but a row in cusown_ops.webhook_rejected. inbox_id: of the event, where it is kept; of a duplicate, the first.
 Any error: answer 5xx, and the provider sends it again; nothing was kept.
-A payment is matched by provider_ref, else by its own id in notes, metadata or receipt, else by order_id, else by the UPI transaction; what was matched otherwise gets the provider_ref. Capture of a payment that was failed or expired is a late capture, with the event as evidence.
+A payment is matched by provider_ref, else by its own id in notes, metadata or receipt, else by order_id, else by the UPI transaction, else as an earlier event about the same reference was; what was matched otherwise gets the provider_ref. Capture of a payment that was failed or expired is a late capture, with the event as evidence.
 Errors: 22023 provider unknown; 22004 null; UO001 no application attached, or no payments; 42501 row-level security would hide rows; 27000 a trigger kept the payment or an audit row from being written; 25006 standby or read-only transaction; 0A000 not READ COMMITTED.
 Locks: waits for whoever has the same event; then for the payment FOR UPDATE and, where it becomes completed, for its booking FOR NO KEY UPDATE.
 Source: runbook Payment Mismatch, step 2.';

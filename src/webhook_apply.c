@@ -70,6 +70,47 @@ static const Template find_payment = {
 	6, {TEXTOID, TEXTOID, UUIDARRAYOID, TEXTOID, TEXTOID, TEXTOID},.planned_once = true
 };
 
+/* of the application $1, an earlier event of the provider $2 about its reference $3 */
+static const Template find_told_payment = {
+	"SELECT i.payment_id AS id FROM cusown_ops.webhook_inbox i"
+	" WHERE i.app_schema = $1 AND i.provider = $2 AND i.provider_ref = $3"
+	" AND i.payment_id IS NOT NULL ORDER BY i.id LIMIT 1",
+	3, {NAMEOID, TEXTOID, TEXTOID},.planned_once = true
+};
+
+static const Template payment_is_there = {
+	"SELECT p.{payments.id} AS id FROM {payments} p WHERE p.{payments.id} = $1",
+	1, {UUIDOID},.planned_once = true
+};
+
+/*
+ * A reference that is not the payment's own, of which an event before has said
+ * whose it is: not all events of a provider carry the notes.
+ */
+static bool
+was_told(WebhookWork *work, const WebhookEvent *event)
+{
+	Datum		values[3];
+	bool		found;
+
+	if (event->provider_ref == NULL)
+		return false;
+	values[0] = template_name(work->binding->app_schema);
+	values[1] = CStringGetTextDatum(event->provider);
+	values[2] = CStringGetTextDatum(event->provider_ref);
+	found = template_execute(NULL, &find_told_payment, values, NULL,
+							 false) > 0 &&
+		template_uuid(0, "id", &work->payment);
+	SPI_freetuptable(SPI_tuptable);
+	if (!found)
+		return false;
+	values[0] = UUIDPGetDatum(&work->payment);
+	found = template_execute(work->binding, &payment_is_there, values, NULL,
+							 false) > 0;
+	SPI_freetuptable(SPI_tuptable);
+	return found;
+}
+
 /* without a lock: what matters of the payment is read again */
 void
 webhook_match(WebhookWork *work, const WebhookEvent *event)
@@ -90,6 +131,8 @@ webhook_match(WebhookWork *work, const WebhookEvent *event)
 		template_bool(0, "is_ambiguous") && !template_bool(0, "is_named");
 	work->is_hash_used = work->has_payment && template_bool(0, "is_hash_used");
 	SPI_freetuptable(SPI_tuptable);
+	if (!work->has_payment)
+		work->has_payment = was_told(work, event);
 }
 
 /* ---------- what does not fit ---------- */
@@ -212,9 +255,9 @@ is_about_another_reference(const WebhookEvent *event, const PaymentCall *call)
 }
 
 static bool
-is_paid(const PaymentCall *call)
+is_paid(const char *status)
 {
-	return rank_of(call->status.text) >= rank_of("completed");
+	return rank_of(status) >= rank_of("completed");
 }
 
 /*
@@ -229,7 +272,7 @@ leave_other_reference(WebhookWork *work, const WebhookEvent *event,
 
 	if (!is_about_another_reference(event, call))
 		return false;
-	if (tells_of_money && !is_paid(call))
+	if (tells_of_money && !is_paid(call->status.text))
 		return false;
 	if (strcmp(event->event, EVENT_VERIFY) == 0)
 		mismatch(work, MISMATCH_CAPTURE,
@@ -238,6 +281,9 @@ leave_other_reference(WebhookWork *work, const WebhookEvent *event,
 	else
 		leave(work, WEBHOOK_IGNORED,
 			  psprintf("%s of another reference", event->type));
+	/* money that came twice may have gone back */
+	if (payment_is_refund(event->event) && call->has_booking)
+		webhook_close_paid_again(work, &call->booking_id);
 	return true;
 }
 
@@ -271,10 +317,12 @@ look_at_booking(const WebhookWork *work, const PaymentCall *call)
 {
 	if (!call->has_booking)
 		return;
-	if (payment_is_refund(call->event))
-		webhook_close_paid_again(work, &call->booking_id);
-	else if (strcmp(call->status.text, "completed") == 0)
+	/* a refund of a part may be the first that is told of the money */
+	if (!is_paid(call->from_status.text) && is_paid(call->status.text) &&
+		strcmp(call->status.text, "refunded") != 0)
 		webhook_look_for_second_payment(work, &call->booking_id);
+	else if (payment_is_refund(call->event))
+		webhook_close_paid_again(work, &call->booking_id);
 }
 
 static void

@@ -411,8 +411,11 @@ read_amount(Jsonb *body, Datum path, bool *is_there, int64 *amount)
 	*is_there = read_scalar(body, path, &value);
 	if (!*is_there)
 		return true;
+	/* 50000.0 is a whole number too */
+	if (value.type == jbvNumeric)
+		value.val.numeric = DatumGetNumeric(DirectFunctionCall1(numeric_trim_scale,
+																NumericGetDatum(value.val.numeric)));
 	text = scalar_text(&value);
-
 	/* 18 digits are within int8 */
 	if (*text == '\0' || strlen(text) > 18 ||
 		text[strspn(text, "0123456789")] != '\0')

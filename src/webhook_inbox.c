@@ -102,11 +102,10 @@ static const Template read_body = {
  */
 static const Template settle_event = {
 	"UPDATE cusown_ops.webhook_inbox i SET outcome := $3, mismatch := $4,"
-	" detail := $5, payment_id := $6, tries := CASE"
-	" WHEN i.outcome = 'received' THEN 1 ELSE (i.tries + 1) END,"
+	" detail := $5, payment_id := $6, tries := (i.tries + 1),"
 	" next_try := CASE WHEN $3 = 'parked' THEN (pg_catalog.now()"
 	" + least(interval '1 hour', interval '1 minute'"
-	" * pg_catalog.power(2, least(i.tries - 1, 9))))"
+	" * pg_catalog.power(2, least(i.tries, 9))))"
 	" WHEN $3 = 'unmatched' THEN 'infinity'::timestamptz END"
 	" WHERE i.app_schema = $1 AND i.id = $2",
 	6, {NAMEOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, UUIDOID},.planned_once = true

@@ -56,6 +56,7 @@ $node->safe_psql(
 	  BEGIN
 	    PERFORM set_config('lock_timeout', CASE WHEN random() < 0.5 THEN '1ms' ELSE '0' END, true);
 	    b := cusown_idempotency_begin('one', p_key, to_jsonb(p_key), ttl => '100 ms', lease => '20 ms');
+	    PERFORM set_config('lock_timeout', '0', true);
 	    IF b.state = 'proceed' AND random() < 0.1 THEN
 	      PERFORM cusown_idempotency_abandon('one', p_key, b.token);
 	      b.state := 'abandoned';
