@@ -383,6 +383,7 @@ LANGUAGE sql AS $$
     'CALL public.cusown_run_job(''take_census'')',
     'SELECT public.cusown_set_threshold(''job_late'', NULL, NULL)',
     'SELECT runbook, symptom, severity, firing FROM public.cusown_symptoms() WHERE symptom OPERATOR(pg_catalog.<>) ''scheduler_absent''',
+    'SELECT public.cusown_health() OPERATOR(pg_catalog.->>) ''status''',
     'SELECT public.cusown_grant(''regress_hostile_operator'', ''operator'')',
     'SELECT public.cusown_detach(''{app}'')',
     'SELECT * FROM public.cusown_due_bookings()',

@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(429);
+SELECT plan(433);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -193,6 +193,7 @@ INSERT INTO t.act (what, sql) VALUES
   ('say what events do',         'DELETE FROM cusown_ops.webhook_event'),
   ('forget webhooks',            'DELETE FROM cusown_ops.webhook_inbox'),
   ('see what is the matter',     'SELECT count(*) FROM cusown_symptoms()'),
+  ('ask how it is',              'SELECT cusown_health()'),
   ('see the thresholds',         'SELECT count(*) FROM cusown_ops.threshold'),
   ('set a threshold',            'SELECT cusown_set_threshold(''job_late'', 1, 2)'),
   ('forge a census',             'DELETE FROM cusown_ops.census'),
@@ -211,7 +212,7 @@ SELECT p, w FROM unnest(ARRAY['monitor', 'application', 'operator']) p,
                'see what was changed', 'see the jobs', 'see whether jobs run', 'see the ledger',
                'see progress', 'see double bookings', 'read the businesses'' clocks', 'see refunds',
                'read audit rows', 'see the facts of a case', 'take a case to a ticket', 'see payments at odds',
-               'see the statements', 'see the summary', 'see the webhooks', 'see what waits', 'see what events do', 'see what is the matter', 'see the thresholds']) w
+               'see the statements', 'see the summary', 'see the webhooks', 'see what waits', 'see what events do', 'see what is the matter', 'see the thresholds', 'ask how it is']) w
 UNION ALL
 SELECT p, 'see what does not agree' FROM unnest(ARRAY['monitor', 'operator']) p
 UNION ALL
