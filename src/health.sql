@@ -8,17 +8,17 @@ LANGUAGE sql STABLE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
   -- a job that is late counts whatever its thresholds say
-  SELECT coalesce(jsonb_agg(jsonb_build_object(
+  SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
            'symptom', s.symptom, 'severity', s.severity, 'observed', s.observed,
            'runbook', s.runbook,
-           'command', 'SELECT * FROM cusown_runbook(' || quote_literal(s.runbook) || ');')
+           'command', 'SELECT * FROM cusown_runbook(' OPERATOR(pg_catalog.||) pg_catalog.quote_literal(s.runbook) OPERATOR(pg_catalog.||) ');')
            ORDER BY s.n), '[]'),
-         (array_agg(s.severity ORDER BY s.n))[1]
+         (pg_catalog.array_agg(s.severity ORDER BY s.n))[1]
   FROM (SELECT f.symptom, f.observed, f.runbook, f.n,
                CASE WHEN f.firing THEN f.severity ELSE 'warning' END AS severity
         FROM @extschema@.cusown_symptoms() WITH ORDINALITY
              AS f (runbook, symptom, severity, observed, threshold, firing, since, command, n)
-        WHERE f.firing OR (f.symptom = 'job_late' AND f.observed > 0)) AS s;
+        WHERE f.firing OR (f.symptom OPERATOR(pg_catalog.=) 'job_late' AND f.observed OPERATOR(pg_catalog.>) 0)) AS s;
 END;
 
 COMMENT ON FUNCTION cusown_ops.health_reasons() IS

@@ -138,9 +138,9 @@ RETURNS SETOF record
 LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 3
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-  SELECT 'double_' || k.kind, count(d.kind)
-  FROM unnest('{same_slot,overlap,slot_state}'::text[]) AS k (kind)
-  LEFT JOIN @extschema@.cusown_double_bookings() AS d ON d.kind = k.kind
+  SELECT 'double_' OPERATOR(pg_catalog.||) k.kind, pg_catalog.count(d.kind)
+  FROM pg_catalog.unnest('{same_slot,overlap,slot_state}'::text[]) AS k (kind)
+  LEFT JOIN @extschema@.cusown_double_bookings() AS d ON d.kind OPERATOR(pg_catalog.=) k.kind
   GROUP BY k.kind;
 END;
 
@@ -155,9 +155,9 @@ LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 6
 SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning
 BEGIN ATOMIC
-  SELECT k.kind, count(m.kind)
-  FROM unnest('{paid_twice,over_refunded,paid_cancelled,shared_ref,paid_pending,unpaid}'::text[]) AS k (kind)
-  LEFT JOIN @extschema@.cusown_payment_mismatches() AS m ON m.kind = k.kind
+  SELECT k.kind, pg_catalog.count(m.kind)
+  FROM pg_catalog.unnest('{paid_twice,over_refunded,paid_cancelled,shared_ref,paid_pending,unpaid}'::text[]) AS k (kind)
+  LEFT JOIN @extschema@.cusown_payment_mismatches() AS m ON m.kind OPERATOR(pg_catalog.=) k.kind
   GROUP BY k.kind;
 END;
 
@@ -176,49 +176,49 @@ BEGIN ATOMIC
   WITH job AS MATERIALIZED (
     SELECT h.late, h.late_since, h.last_outcome, h.last_run
     FROM @extschema@.cusown_cron_health() AS h
-    WHERE h.app_schema = $1 AND h.enabled),
+    WHERE h.app_schema OPERATOR(pg_catalog.=) $1 AND h.enabled),
   entry AS MATERIALIZED (
-    SELECT a.runbook, count(*) AS entries, min(a.first_seen) AS since
+    SELECT a.runbook, pg_catalog.count(*) AS entries, pg_catalog.min(a.first_seen) AS since
     FROM cusown_ops.attention AS a
-    WHERE a.app_schema = $1 AND a.closed_at IS NULL
+    WHERE a.app_schema OPERATOR(pg_catalog.=) $1 AND a.closed_at IS NULL
     GROUP BY a.runbook),
   waiting AS MATERIALIZED (
-    SELECT i.outcome, count(*) AS events, min(i.received_at) AS since
+    SELECT i.outcome, pg_catalog.count(*) AS events, pg_catalog.min(i.received_at) AS since
     FROM cusown_ops.webhook_inbox AS i
-    WHERE i.app_schema = $1 AND i.next_try IS NOT NULL
+    WHERE i.app_schema OPERATOR(pg_catalog.=) $1 AND i.next_try IS NOT NULL
     GROUP BY i.outcome)
-  SELECT 'job_late'::text, (count(*) FILTER (WHERE j.late))::double precision,
-         min(j.late_since) FILTER (WHERE j.late)
+  SELECT 'job_late'::text, (pg_catalog.count(*) FILTER (WHERE j.late))::double precision,
+         pg_catalog.min(j.late_since) FILTER (WHERE j.late)
   FROM job AS j
   UNION ALL
-  SELECT k.symptom, (count(j.last_outcome))::double precision, min(j.last_run)
+  SELECT k.symptom, (pg_catalog.count(j.last_outcome))::double precision, pg_catalog.min(j.last_run)
   FROM (VALUES ('job_failing', 'failed'), ('job_died', 'died')) AS k (symptom, outcome)
-  LEFT JOIN job AS j ON j.last_outcome = k.outcome
+  LEFT JOIN job AS j ON j.last_outcome OPERATOR(pg_catalog.=) k.outcome
   GROUP BY k.symptom
   UNION ALL
   SELECT k.symptom, (coalesce(e.entries, 0))::double precision, e.since
   FROM (VALUES ('cron_worklist', 'cron_failure'), ('booking_worklist', 'double_booking'),
                ('payment_worklist', 'payment_mismatch')) AS k (symptom, runbook)
-  LEFT JOIN entry AS e ON e.runbook = k.runbook
+  LEFT JOIN entry AS e ON e.runbook OPERATOR(pg_catalog.=) k.runbook
   UNION ALL
-  SELECT 'worklist_age', coalesce(date_part('epoch', statement_timestamp() - min(e.since)), 0),
-         min(e.since)
+  SELECT 'worklist_age', coalesce(pg_catalog.date_part('epoch', pg_catalog.statement_timestamp() OPERATOR(pg_catalog.-) pg_catalog.min(e.since)), 0),
+         pg_catalog.min(e.since)
   FROM entry AS e
   UNION ALL
-  SELECT 'webhook_waiting', coalesce(date_part('epoch', statement_timestamp() - min(w.since)), 0),
-         min(w.since)
-  FROM waiting AS w WHERE w.outcome = 'parked'
+  SELECT 'webhook_waiting', coalesce(pg_catalog.date_part('epoch', pg_catalog.statement_timestamp() OPERATOR(pg_catalog.-) pg_catalog.min(w.since)), 0),
+         pg_catalog.min(w.since)
+  FROM waiting AS w WHERE w.outcome OPERATOR(pg_catalog.=) 'parked'
   UNION ALL
-  SELECT 'webhook_unmatched', (coalesce(sum(w.events), 0))::double precision, min(w.since)
-  FROM waiting AS w WHERE w.outcome = 'unmatched'
+  SELECT 'webhook_unmatched', (coalesce(pg_catalog.sum(w.events), 0))::double precision, pg_catalog.min(w.since)
+  FROM waiting AS w WHERE w.outcome OPERATOR(pg_catalog.=) 'unmatched'
   UNION ALL
-  SELECT 'webhook_rejected', (count(*))::double precision, min(r.at)
+  SELECT 'webhook_rejected', (pg_catalog.count(*))::double precision, pg_catalog.min(r.at)
   FROM cusown_ops.webhook_rejected AS r
-  WHERE r.app_schema = $1 AND r.http_status = 401
-  AND r.at > statement_timestamp() - interval '1 hour'
+  WHERE r.app_schema OPERATOR(pg_catalog.=) $1 AND r.http_status OPERATOR(pg_catalog.=) 401
+  AND r.at OPERATOR(pg_catalog.>) (pg_catalog.statement_timestamp() OPERATOR(pg_catalog.-) interval '1 hour')
   UNION ALL
   SELECT c.symptom, (c.observed)::double precision, c.since
-  FROM cusown_ops.census AS c WHERE c.app_schema = $1;
+  FROM cusown_ops.census AS c WHERE c.app_schema OPERATOR(pg_catalog.=) $1;
 END;
 
 COMMENT ON FUNCTION cusown_ops.measure_ours(name) IS
@@ -255,27 +255,27 @@ BEGIN ATOMIC
     FROM cusown_ops.measure_application() AS a),
   judged AS (
     SELECT s.place, s.runbook, s.symptom, s.command, m.since,
-           round(m.observed) AS observed,
+           pg_catalog.round(m.observed) AS observed,
            CASE WHEN t.symptom IS NULL THEN s.warning ELSE t.warning END AS warning,
            CASE WHEN t.symptom IS NULL THEN s.critical ELSE t.critical END AS critical,
            s.fires_below
     FROM chosen AS c
     CROSS JOIN cusown_ops.shipped_symptoms() AS s
-    LEFT JOIN measured AS m ON m.symptom = s.symptom
+    LEFT JOIN measured AS m ON m.symptom OPERATOR(pg_catalog.=) s.symptom
     LEFT JOIN cusown_ops.threshold AS t
-    ON t.app_schema = c.app_schema AND t.symptom = s.symptom),
+    ON t.app_schema OPERATOR(pg_catalog.=) c.app_schema AND t.symptom OPERATOR(pg_catalog.=) s.symptom),
   ranked AS (
     SELECT j.place, j.runbook, j.symptom, j.command, j.since, j.observed, j.warning, j.critical,
-           CASE WHEN CASE WHEN j.fires_below THEN j.observed < j.critical
-                          ELSE j.observed >= j.critical END THEN 2
-                WHEN CASE WHEN j.fires_below THEN j.observed < j.warning
-                          ELSE j.observed >= j.warning END THEN 1
+           CASE WHEN CASE WHEN j.fires_below THEN j.observed OPERATOR(pg_catalog.<) j.critical
+                          ELSE j.observed OPERATOR(pg_catalog.>=) j.critical END THEN 2
+                WHEN CASE WHEN j.fires_below THEN j.observed OPERATOR(pg_catalog.<) j.warning
+                          ELSE j.observed OPERATOR(pg_catalog.>=) j.warning END THEN 1
                 ELSE 0 END AS rank
     FROM judged AS j)
-  SELECT r.runbook, r.symptom, (ARRAY['ok', 'warning', 'critical'])[r.rank + 1],
+  SELECT r.runbook, r.symptom, (ARRAY['ok', 'warning', 'critical'])[r.rank OPERATOR(pg_catalog.+) 1],
          r.observed,
-         CASE WHEN r.rank = 2 THEN r.critical ELSE coalesce(r.warning, r.critical) END,
-         r.rank > 0, CASE WHEN r.rank > 0 THEN date_trunc('second', r.since, 'UTC') END, r.command
+         CASE WHEN r.rank OPERATOR(pg_catalog.=) 2 THEN r.critical ELSE coalesce(r.warning, r.critical) END,
+         r.rank OPERATOR(pg_catalog.>) 0, CASE WHEN r.rank OPERATOR(pg_catalog.>) 0 THEN pg_catalog.date_trunc('second', r.since, 'UTC') END, r.command
   FROM ranked AS r
   ORDER BY r.rank DESC, r.place;
 END;
