@@ -43,7 +43,11 @@
 #include "verb.h"
 #include "worker.h"
 
-/* pending bookings that are looked at for one that may expire */
+/*
+ * Pending bookings that are looked at for one that may expire: most often the
+ * oldest is one.
+ */
+#define FIRST_DUE 5
 #define MAX_DUE 1000
 
 /* one call of cusown_ops.measure_application() */
@@ -122,8 +126,9 @@ find_overdue(const Measuring *measuring)
 
 	for (int looked_at = 0; looked_at < MAX_DUE;)
 	{
-		DueBookings due = due_read_next(measuring->binding, &rule, &key,
-										cusown_batch_size, true);
+		int			limit = looked_at == 0 ? FIRST_DUE : cusown_batch_size;
+		DueBookings due = due_read_next(measuring->binding, &rule, &key, limit,
+										true);
 
 		if (due.count == 0)
 			return 0;
