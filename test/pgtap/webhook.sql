@@ -518,7 +518,8 @@ DECLARE
   v_body bytea;
   v_headers jsonb;
   v_before bigint;
-  v_rejected bigint;
+  v_rejected int;
+  v_place int;
   v_is_used boolean;
 BEGIN
   FOR i IN 1 .. p_count LOOP
@@ -551,10 +552,10 @@ BEGIN
     v.is_kept := EXISTS (SELECT FROM cusown_ops.webhook_inbox x WHERE x.app_schema = v.app AND x.id = v.inbox_id AND x.provider = v.provider
                             AND (x.outcome = v.outcome OR v.outcome = 'duplicate') AND (x.body_sha256 = sha256(v_body) OR v.outcome IN ('duplicate', 'parked')));
     v.has_grown := (SELECT last_value FROM cusown_ops.webhook_inbox_id_seq) > v_before;
-    v.was_rejected := EXISTS (SELECT FROM cusown_ops.webhook_rejected r, cusown_ops.webhook_rejected_place q
-                               WHERE r.app_schema = v.app AND r.place = q.last_value AND (q.last_value <> v_rejected OR NOT v_is_used)
-                                 AND r.provider = v.provider AND r.http_status = v.http_status
-                                 AND r.body_sha256 = sha256(v_body) AND r.body_size = length(v_body));
+    v_place := (SELECT last_value FROM cusown_ops.webhook_rejected_place);
+    v.was_rejected := (v_place <> v_rejected OR NOT v_is_used) AND
+      EXISTS (SELECT FROM cusown_ops.webhook_rejected r WHERE r.app_schema = v.app AND r.place = v_place AND r.provider = v.provider
+                 AND r.http_status = v.http_status AND r.body_sha256 = sha256(v_body) AND r.body_size = length(v_body));
     INSERT INTO t.mangled SELECT v.*;
   END LOOP;
 END
