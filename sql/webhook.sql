@@ -261,6 +261,15 @@ SELECT * FROM rp('refund.processed', 'pay_31', 31, 1001);
 SELECT * FROM state(31);
 SELECT * FROM inbox WHERE outcome = 'mismatch';
 SELECT * FROM worklist;
+-- a refund of which nobody tells how much is not one of all
+CALL add_payment(33, 'completed', ref => 'pay_33');
+SELECT * FROM deliver('razorpay', '{"event": "refund.processed", "payload": {"payment": {"entity": {"id": "pay_33", "amount": 1000, "currency": "INR"}}, "refund": {"entity": {"id": "rfnd_33", "amount": 100}}}}');
+SELECT * FROM state(33);
+CALL cusown_run_job('retry_parked_webhooks');
+SELECT kind, closed FROM worklist WHERE id = '033';
+SELECT * FROM rp('refund.processed', 'pay_33', 33, 1000);
+CALL cusown_run_job('retry_parked_webhooks');
+SELECT kind, closed FROM worklist WHERE id = '033';
 -- what is mended is replayed, and leaves the worklist
 CALL add_payment(32);
 SELECT * FROM rp('payment.captured', 'pay_32', 32, amount => '900');
@@ -416,6 +425,14 @@ SELECT * FROM deliver('cash', '{"kind": "noted", "ref": "till-1"}', 'till_2');
 SELECT * FROM deliver('cash', '{"kind": "paid"}', 'till_1');
 SELECT * FROM deliver('cash', '{"kind": "returned", "ref": "till-1"}', 'till_3');
 SELECT * FROM state(64);
+-- what is told of refunds without the amount, or as the whole, does not fail for ever
+INSERT INTO cusown_ops.webhook_event (app_schema, provider, event_type, event, provider_ref, refunded)
+VALUES ('webhook_app', 'cash', 'returned so far', 'refund', '$.ref', '$.back');
+CALL add_payment(66, 'completed', 'cash', 'till-66');
+SELECT * FROM deliver('cash', '{"kind": "returned so far", "ref": "till-66", "back": 1001}', 'till_66');
+SELECT * FROM deliver('cash', '{"kind": "returned so far", "ref": "till-66", "back": 400}', 'till_67');
+SELECT * FROM deliver('cash', '{"kind": "returned so far", "ref": "till-66", "back": 1000}', 'till_68');
+SELECT * FROM state(66);
 CALL add_payment(65, ref => 'pay_65');
 SELECT * FROM rp('payment.downtime.started', 'pay_65');
 DELETE FROM cusown_ops.webhook_event WHERE provider = 'razorpay';

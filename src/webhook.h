@@ -127,6 +127,7 @@ typedef struct WebhookDue
 /* why an event does not fit, as the inbox has it */
 #define MISMATCH_AMOUNT "amount"
 #define MISMATCH_CURRENCY "currency"
+#define MISMATCH_REFUND "refund"
 #define MISMATCH_REFERENCE "reference"
 #define MISMATCH_CAPTURE "capture"
 

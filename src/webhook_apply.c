@@ -118,10 +118,6 @@ differs_in_amount(WebhookWork *work, const WebhookEvent *event,
 		mismatch(work, MISMATCH_AMOUNT,
 				 psprintf("%s tells " INT64_FORMAT " instead of " INT64_FORMAT,
 						  event->type, event->amount, call->amount));
-	else if (event->has_refunded && event->refunded > call->amount)
-		mismatch(work, MISMATCH_AMOUNT,
-				 psprintf("%s tells refunds of " INT64_FORMAT " of " INT64_FORMAT,
-						  event->type, event->refunded, call->amount));
 	return work->outcome == WEBHOOK_MISMATCH;
 }
 
@@ -135,6 +131,25 @@ differs_in_currency(WebhookWork *work, const WebhookEvent *event,
 	mismatch(work, MISMATCH_CURRENCY, psprintf("%s tells another currency",
 											   event->type));
 	return true;
+}
+
+/* a part that nobody tells is not the whole, and more than all there cannot be */
+static bool
+differs_in_refund(WebhookWork *work, const WebhookEvent *event,
+				  const PaymentCall *call)
+{
+	if (!payment_is_refund(event->event))
+		return false;
+	if (!event->has_refunded && strcmp(event->event, EVENT_PARTIAL_REFUND) == 0 &&
+		strcmp(call->status.text, "refunded") != 0)
+		mismatch(work, MISMATCH_REFUND,
+				 psprintf("%s does not tell how much is refunded", event->type));
+	else if (event->has_refunded && call->has_amount &&
+			 event->refunded > call->amount)
+		mismatch(work, MISMATCH_REFUND,
+				 psprintf("%s tells refunds of " INT64_FORMAT " of " INT64_FORMAT,
+						  event->type, event->refunded, call->amount));
+	return work->outcome == WEBHOOK_MISMATCH;
 }
 
 /* ---------- order of events ---------- */
@@ -312,12 +327,16 @@ apply_to_payment(WebhookWork *work, const WebhookEvent *event)
 	PaymentCall call = call_for(work, event);
 
 	payment_lock(&call);
+	/* whether a sum is all of it, the amount says */
+	if (call.has_refund_amount && call.has_amount)
+		call.event = EVENT_PARTIAL_REFUND;
 	if (work->is_ambiguous)
 		mismatch(work, MISMATCH_REFERENCE,
 				 psprintf("%s is about a reference that several payments have",
 						  event->type));
 	else if (!differs_in_amount(work, event, &call) &&
 			 !differs_in_currency(work, event, &call) &&
+			 !differs_in_refund(work, event, &call) &&
 			 !leave_other_reference(work, event, &call) &&
 			 !leave_known_refund(work, event, &call))
 		move(work, event, &call);
