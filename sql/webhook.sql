@@ -191,6 +191,12 @@ SELECT * FROM rp('refund.processed', 'pay_4', 4, 400);
 SELECT * FROM rp('payment.captured', 'pay_4', 4);
 SELECT * FROM rp('payment.authorized', 'pay_4', 4);
 SELECT * FROM state(4);
+-- what the application has put into its column alone is told all the same
+CALL add_payment(8, 'completed');
+UPDATE payments SET refund_amount_cents = 400 WHERE id = p(8);
+SELECT * FROM rp('refund.processed', 'pay_8', 8, 0);
+SELECT * FROM rp('refund.processed', 'pay_8', 8, 300);
+SELECT * FROM state(8);
 -- late captures
 CALL add_payment(5, 'processing');
 SELECT * FROM rp('payment.failed', 'pay_5', 5);
@@ -251,6 +257,14 @@ SELECT * FROM rp('payment.captured', 'pay_20');
 SELECT * FROM rp('payment.captured', 'pay_20', 21);
 SELECT right(left(id::text, 8), 3) AS payment, status FROM payments WHERE id IN (p(20), p(21)) ORDER BY id;
 
+-- a refund of one that was verified by hand brings it, an attempt that failed does not
+CALL add_payment(22, 'completed');
+SELECT * FROM rp('payment.failed', 'pay_22', 22);
+SELECT * FROM rp('payment.authorized', 'pay_22', 22);
+SELECT right(left(id::text, 8), 3) AS payment, status, provider_payment_id FROM payments WHERE id = p(22);
+SELECT * FROM rp('refund.processed', 'pay_22b', 22, 400);
+SELECT right(left(id::text, 8), 3) AS payment, status, provider_payment_id FROM payments WHERE id = p(22);
+
 -- ---------- what does not fit ----------
 CALL add_payment(31);
 SELECT * FROM rp('payment.captured', 'pay_31', 31, amount => '999');
@@ -295,6 +309,14 @@ SELECT * FROM rp('refund.processed', 'pay_41', NULL, 400);
 SELECT * FROM worklist WHERE kind = 'duplicate_capture';
 SELECT * FROM rp('refund.processed', 'pay_41', NULL, 1000);
 SELECT * FROM worklist WHERE kind = 'duplicate_capture';
+-- as well where a refund is what comes first
+CALL add_payment(46, ref => 'pay_46');
+CALL add_payment(47, booking => 46, ref => 'pay_47');
+SELECT * FROM rp('payment.captured', 'pay_46');
+SELECT * FROM rp('refund.processed', 'pay_47', NULL, 400);
+SELECT * FROM worklist WHERE id IN ('046', '047');
+SELECT * FROM rp('refund.processed', 'pay_47', NULL, 1000);
+SELECT * FROM worklist WHERE id IN ('046', '047');
 -- one payment, tried again under another reference: what that did takes nothing back
 CALL add_payment(43, ref => 'pay_43');
 SELECT * FROM rp('payment.authorized', 'pay_43b', 43);
@@ -375,6 +397,19 @@ CALL cusown_run_job('retry_parked_webhooks');
 SELECT provider_ref, outcome, tries, detail FROM cusown_ops.webhook_inbox WHERE provider_ref BETWEEN 'pay_53' AND 'pay_56' ORDER BY id;
 SELECT entity, finding, closed FROM worklist WHERE kind = 'webhook_failed';
 SELECT changed, attention, looked_at, batches, status FROM cusown_ops.job_run WHERE job = 'retry_parked_webhooks' ORDER BY id DESC LIMIT 1;
+-- one that brings the event once more, while it is under way
+CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  r record := rp('payment.captured', 'pay_58', 58);
+BEGIN
+  RAISE WARNING 'again: %', r;
+  RETURN NULL;
+END
+$$;
+CALL add_payment(58);
+CREATE TRIGGER again AFTER UPDATE ON payments FOR EACH ROW WHEN (NEW.id = 'f0000058-0000-0000-0000-000000000000') EXECUTE FUNCTION again();
+SELECT * FROM rp('payment.captured', 'pay_58', 58);
+DROP TRIGGER again ON payments;
 -- an error is the caller's: nothing is kept, and the provider sends it again
 CALL add_payment(57);
 CREATE TRIGGER refuse_57 BEFORE UPDATE ON payments FOR EACH ROW WHEN (NEW.id = 'f0000057-0000-0000-0000-000000000000') EXECUTE FUNCTION refuse();
@@ -433,6 +468,10 @@ SELECT * FROM deliver('cash', '{"kind": "returned so far", "ref": "till-66", "ba
 SELECT * FROM deliver('cash', '{"kind": "returned so far", "ref": "till-66", "back": 400}', 'till_67');
 SELECT * FROM deliver('cash', '{"kind": "returned so far", "ref": "till-66", "back": 1000}', 'till_68');
 SELECT * FROM state(66);
+CALL add_payment(67, 'initiated', 'cash', 'till-67');
+UPDATE payments SET amount_cents = 1050 WHERE id = p(67);
+SELECT * FROM deliver('cash', '{"kind": "paid", "ref": "till-67", "rupees": 10.50}', 'till_69');
+SELECT * FROM deliver('cash', '{"kind": "paid", "ref": "till-67", "rupees": 10.505}', 'till_70');
 CALL add_payment(65, ref => 'pay_65');
 SELECT * FROM rp('payment.downtime.started', 'pay_65');
 DELETE FROM cusown_ops.webhook_event WHERE provider = 'razorpay';
@@ -509,6 +548,20 @@ SELECT * FROM rp('payment.captured', 'pay_2', 2, currency => 'USD');
 SELECT * FROM rp('payment.authorized', 'pay_2', 2);
 SELECT * FROM rp('payment.captured', 'pay_2', 2);
 SELECT * FROM rp('payment.captured', 'pay_3', 3);
+-- money for one in a status that the machine does not know is for a human
+INSERT INTO webhook_shop.charge (ref, state, provider, provider_code, amount, currency, made_at)
+VALUES (p(4), 'on hold', 'razorpay', 'pay_4', 1000, 'INR', now()), (p(5), NULL, 'razorpay', 'pay_5', 1000, 'INR', now());
+SELECT * FROM rp('payment.failed', 'pay_4');
+SELECT * FROM rp('payment.captured', 'pay_4');
+SELECT * FROM rp('refund.processed', 'pay_5', NULL, 400);
+SELECT * FROM rp('payment.captured', 'pay_5');
+INSERT INTO cusown_ops.state_transition VALUES ('webhook_shop', 'payment', 'on hold', 'verify', 'completed');
+SELECT outcome, http_status, detail FROM cusown_webhook_replay((SELECT id FROM cusown_ops.webhook_inbox WHERE app_schema = 'webhook_shop' AND provider_ref = 'pay_4' AND outcome = 'mismatch'));
+CALL cusown_run_job('retry_parked_webhooks');
+SELECT right(left(entity_id::text, 8), 3) AS payment, finding, closed_by IS NOT NULL AS closed FROM cusown_ops.attention WHERE app_schema = 'webhook_shop' AND entity_id IN (p(4), p(5));
+DELETE FROM cusown_ops.attention WHERE app_schema = 'webhook_shop' AND entity_id IN (p(4), p(5));
+DELETE FROM cusown_ops.state_transition WHERE app_schema = 'webhook_shop';
+DELETE FROM webhook_shop.charge WHERE ref IN (p(4), p(5));
 SELECT right(left(ref::text, 8), 3) AS ref, state, provider_code, hook_hash IS NOT NULL AS hash FROM webhook_shop.charge ORDER BY 1;
 SELECT verb, detail ->> 'source' AS source, detail ->> 'event' AS event FROM webhook_shop.journal ORDER BY id;
 SELECT kind, right(left(entity_id::text, 8), 3) AS payment, finding FROM cusown_ops.attention WHERE app_schema = 'webhook_shop';

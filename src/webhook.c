@@ -165,7 +165,20 @@ work_on(Delivery *delivery, const WebhookEvent *event)
 	webhook_inbox_settle(&delivery->work);
 }
 
-/* a known event that waits for its payment */
+static void
+leave_duplicate(Delivery *delivery, const WebhookKept *kept)
+{
+	WebhookWork *work = &delivery->work;
+
+	delivery->is_kept = true;
+	work->inbox_id = kept->inbox_id;
+	work->has_payment = kept->has_payment;
+	work->payment = kept->payment;
+	work->outcome = WEBHOOK_DUPLICATE;
+	work->detail = psprintf("the first was %s", webhook_outcomes[kept->outcome]);
+}
+
+/* a known event that waits for its payment, unless somebody has just found it */
 static void
 try_again(Delivery *delivery)
 {
@@ -173,9 +186,14 @@ try_again(Delivery *delivery)
 	WebhookEvent event = {0};
 	WebhookKept kept;
 
-	if (!webhook_inbox_lock(work, &event, &kept) ||
-		kept.outcome != WEBHOOK_PARKED)
+	if (!webhook_inbox_lock(work, &event, &kept))
 		return;
+	if (kept.outcome != WEBHOOK_PARKED)
+	{
+		leave_duplicate(delivery, &kept);
+		return;
+	}
+	read_signature(delivery);
 	webhook_match(work, &event);
 	work_on(delivery, &event);
 }
@@ -184,17 +202,12 @@ try_again(Delivery *delivery)
 static bool
 take_duplicate(Delivery *delivery, const char *event_id)
 {
-	WebhookWork *work = &delivery->work;
 	WebhookKept kept;
 
-	if (!webhook_inbox_find(work, delivery->provider->name, event_id, &kept))
+	if (!webhook_inbox_find(&delivery->work, delivery->provider->name,
+							event_id, &kept))
 		return false;
-	delivery->is_kept = true;
-	work->inbox_id = kept.inbox_id;
-	work->has_payment = kept.has_payment;
-	work->payment = kept.payment;
-	work->outcome = WEBHOOK_DUPLICATE;
-	work->detail = psprintf("the first was %s", webhook_outcomes[kept.outcome]);
+	leave_duplicate(delivery, &kept);
 	if (kept.outcome == WEBHOOK_PARKED)
 		try_again(delivery);
 	return true;

@@ -83,10 +83,11 @@ typedef enum WebhookOutcome
 	WEBHOOK_MISMATCH,
 	WEBHOOK_PARKED,
 	WEBHOOK_UNMATCHED,
-	WEBHOOK_REJECTED			/* never in the inbox */
+	WEBHOOK_REJECTED,			/* never in the inbox */
+	WEBHOOK_RECEIVED			/* by this transaction, and under way */
 } WebhookOutcome;
 
-#define WEBHOOK_OUTCOMES (WEBHOOK_REJECTED + 1)
+#define WEBHOOK_OUTCOMES (WEBHOOK_RECEIVED + 1)
 
 /* what is to be done about an event that is in the inbox */
 typedef struct WebhookWork
@@ -128,6 +129,7 @@ typedef struct WebhookDue
 #define MISMATCH_AMOUNT "amount"
 #define MISMATCH_CURRENCY "currency"
 #define MISMATCH_REFUND "refund"
+#define MISMATCH_STATUS "status"
 #define MISMATCH_REFERENCE "reference"
 #define MISMATCH_CAPTURE "capture"
 

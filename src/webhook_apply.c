@@ -197,24 +197,55 @@ has_own_reference(const PaymentCall *call)
 		!payment_ref_is_placeholder(ref, &call->id);
 }
 
-/* a payment that was matched otherwise is known by its reference from now on */
+/* how far a payment is when its money has come */
+static bool
+is_paid(const PaymentStatus *status)
+{
+	return rank_of(status->text) >= rank_of("completed");
+}
+
+static bool
+tells_of_money(const WebhookEvent *event)
+{
+	return rank_of(event->event) >= rank_of(EVENT_VERIFY);
+}
+
+/*
+ * A payment that was matched otherwise is known by its reference from now on; but
+ * not one that is paid by what some other attempt did.
+ */
 static void
 keep_reference(const WebhookEvent *event, PaymentCall *call)
 {
-	if (event->provider_ref != NULL && !has_own_reference(call))
+	if (event->provider_ref != NULL && !has_own_reference(call) &&
+		(tells_of_money(event) || !is_paid(&call->status)))
 		payment_keep_reference(call);
+}
+
+/* there may be money that no transition brings to the payment */
+static bool
+is_money_lost(const WebhookEvent *event, const PaymentCall *call,
+			  PaymentResult result)
+{
+	return result == PAYMENT_REFUSED && tells_of_money(event) &&
+		!is_paid(&call->status);
 }
 
 static void
 leave_as_it_stands(WebhookWork *work, const WebhookEvent *event,
-				   PaymentCall *call)
+				   PaymentCall *call, PaymentResult result)
 {
 	bool		is_stale = rank_of(event->event) >= 0 &&
 		rank_of(event->event) < rank_of(call->status.text);
+	const char *detail = psprintf("%s: the payment is %s", event->type,
+								  *call->status.text == '\0' ?
+								  "without a status" : call->status.text);
 
 	keep_reference(event, call);
-	leave(work, is_stale ? WEBHOOK_STALE : WEBHOOK_IGNORED,
-		  psprintf("%s: the payment is %s", event->type, call->status.text));
+	if (is_money_lost(event, call, result))
+		mismatch(work, MISMATCH_STATUS, detail);
+	else
+		leave(work, is_stale ? WEBHOOK_STALE : WEBHOOK_IGNORED, detail);
 }
 
 /* ---------- another reference than the payment's own ---------- */
@@ -226,12 +257,6 @@ is_about_another_reference(const WebhookEvent *event, const PaymentCall *call)
 		strcmp(event->provider_ref, call->old_provider_ref) != 0;
 }
 
-static bool
-is_paid(const PaymentCall *call)
-{
-	return rank_of(call->status.text) >= rank_of("completed");
-}
-
 /*
  * A customer tried again.  False: money came for a payment that has none yet, by
  * whatever reference.
@@ -240,11 +265,9 @@ static bool
 leave_other_reference(WebhookWork *work, const WebhookEvent *event,
 					  const PaymentCall *call)
 {
-	bool		tells_of_money = rank_of(event->event) >= rank_of(EVENT_VERIFY);
-
 	if (!is_about_another_reference(event, call))
 		return false;
-	if (tells_of_money && !is_paid(call))
+	if (tells_of_money(event) && !is_paid(&call->status))
 		return false;
 	if (strcmp(event->event, EVENT_VERIFY) == 0)
 		mismatch(work, MISMATCH_CAPTURE,
@@ -288,30 +311,43 @@ look_at_booking(const WebhookWork *work, const PaymentCall *call)
 		return;
 	if (payment_is_refund(call->event))
 		webhook_close_paid_again(work, &call->booking_id);
-	else if (strcmp(call->status.text, "completed") == 0)
+	if (!is_paid(&call->from_status) && is_paid(&call->status) &&
+		strcmp(call->status.text, "refunded") != 0)
 		webhook_look_for_second_payment(work, &call->booking_id);
 }
 
 static void
 move(WebhookWork *work, const WebhookEvent *event, PaymentCall *call)
 {
-	if (payment_take(call) == PAYMENT_MOVED)
+	PaymentResult result = payment_take(call);
+
+	if (result != PAYMENT_MOVED)
 	{
-		leave(work, WEBHOOK_APPLIED,
-			  psprintf("%s: %s to %s", event->type, call->from_status.text,
-					   call->status.text));
-		look_at_booking(work, call);
+		leave_as_it_stands(work, event, call, result);
+		return;
 	}
-	else
-		leave_as_it_stands(work, event, call);
+	/* a first step that verifies has set it */
+	if (payment_is_refund(call->event) && is_paid(&call->from_status))
+		keep_reference(event, call);
+	leave(work, WEBHOOK_APPLIED,
+		  psprintf("%s: %s to %s", event->type, call->from_status.text,
+				   call->status.text));
+	look_at_booking(work, call);
 }
 
-/* refunds so far are less than, or just, what we know */
+/*
+ * Refunds so far are less than, or just, what we know.  What the application has
+ * put into a payment that it leaves completed is not there yet.
+ */
 static bool
 leave_known_refund(WebhookWork *work, const WebhookEvent *event,
 				   const PaymentCall *call)
 {
 	if (!call->has_refund_amount || call->refund_amount > call->refunded)
+		return false;
+	if (rank_of(call->status.text) < rank_of(EVENT_PARTIAL_REFUND) &&
+		call->refund_amount > 0 &&
+		!(call->has_amount && call->refunded > call->amount))
 		return false;
 	leave(work, call->refund_amount < call->refunded ? WEBHOOK_STALE :
 		  WEBHOOK_IGNORED,

@@ -103,6 +103,8 @@ static const Template still_otherwise = {
 	" JOIN {payments} p ON p.{payments.id} = m.id WHERE false"
 	" OR (m.mismatch = 'refund' AND m.refunded IS NULL"
 	" AND (p.{payments.status} = 'refunded') IS NOT TRUE)"
+	" OR (m.mismatch = 'status' AND (" HAS_MONEY("p")
+	" OR p.{payments.status} = 'refunded') IS NOT TRUE)"
 	"[ OR (m.mismatch = 'refund' AND m.refunded > p.{payments.amount}::int8)]"
 	"[ OR (m.mismatch = 'amount' AND (m.amount = p.{payments.amount}::int8)"
 	" IS NOT TRUE)]"

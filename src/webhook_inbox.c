@@ -29,7 +29,7 @@
 
 const char *const webhook_outcomes[WEBHOOK_OUTCOMES] = {
 	"applied", "duplicate", "stale", "ignored", "mismatch", "parked",
-	"unmatched", "rejected"
+	"unmatched", "rejected", "received"
 };
 
 /* ---------- statements ---------- */
