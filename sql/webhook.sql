@@ -164,6 +164,14 @@ CALL add_payment(2);
 SELECT * FROM deliver('razorpay', razorpay('payment.captured', 'pay_2', 2), 'event_2');
 SELECT * FROM deliver('razorpay', razorpay('payment.captured', 'pay_2', 2), 'event_3');
 SELECT * FROM deliver('razorpay', convert_from(razorpay('payment.captured', 'pay_2', 2), 'UTF8')::json::text::bytea || ' ', 'event_2');
+-- nobody has signed that id: what says something else does not disappear behind it
+CALL add_payment(9);
+SELECT * FROM deliver('razorpay', razorpay('payment.captured', 'pay_9', 9), 'event_2');
+SELECT * FROM deliver('razorpay', razorpay('refund.processed', 'pay_9', 9, 400), 'event_4');
+SELECT * FROM deliver('razorpay', razorpay('refund.processed', 'pay_9', 9, 500), 'event_4');
+SELECT * FROM deliver('razorpay', razorpay('refund.processed', 'pay_9', 9, 500), 'event_4');
+SELECT event_id, event_type, refunded FROM cusown_ops.webhook_inbox WHERE provider_ref = 'pay_9' ORDER BY id;
+SELECT * FROM state(9);
 -- that of another provider is another event
 SELECT * FROM deliver('upi', razorpay('payment.captured', 'pay_2', 2));
 SELECT * FROM state(2);

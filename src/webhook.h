@@ -115,6 +115,8 @@ typedef struct WebhookKept
 	WebhookOutcome outcome;
 	bool		has_payment;
 	pg_uuid_t	payment;
+	bool		is_same;		/* as the one that was looked for, by its body or
+								 * by what that says */
 } WebhookKept;
 
 /* a parked event whose turn has come */
@@ -149,8 +151,8 @@ extern Jsonb *webhook_parse_body(bytea *body);
 
 /* webhook_inbox.c */
 extern const char *const webhook_outcomes[WEBHOOK_OUTCOMES];
-extern bool webhook_inbox_find(const WebhookWork *work, const char *provider,
-							   const char *event_id, WebhookKept *kept);
+extern bool webhook_inbox_find(const WebhookWork *work,
+							   const WebhookEvent *event, WebhookKept *kept);
 extern bool webhook_inbox_add(WebhookWork *work, const WebhookEvent *event,
 							  bytea *body);
 extern bool webhook_inbox_lock(WebhookWork *work, WebhookEvent *event,

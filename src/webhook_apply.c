@@ -235,8 +235,9 @@ static void
 leave_as_it_stands(WebhookWork *work, const WebhookEvent *event,
 				   PaymentCall *call, PaymentResult result)
 {
-	bool		is_stale = rank_of(event->event) >= 0 &&
-		rank_of(event->event) < rank_of(call->status.text);
+	bool		is_stale = (rank_of(event->event) >= 0 &&
+							rank_of(event->event) < rank_of(call->status.text)) ||
+		(call->has_refund_amount && call->refund_amount < call->total);
 	const char *detail = psprintf("%s: the payment is %s", event->type,
 								  *call->status.text == '\0' ?
 								  "without a status" : call->status.text);
