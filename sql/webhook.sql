@@ -480,6 +480,14 @@ CALL add_payment(67, 'initiated', 'cash', 'till-67');
 UPDATE payments SET amount_cents = 1050 WHERE id = p(67);
 SELECT * FROM deliver('cash', '{"kind": "paid", "ref": "till-67", "rupees": 10.50}', 'till_69');
 SELECT * FROM deliver('cash', '{"kind": "paid", "ref": "till-67", "rupees": 10.505}', 'till_70');
+-- a late capture is one, by whatever name
+INSERT INTO cusown_ops.webhook_event (app_schema, provider, event_type, event, provider_ref, payment_ids, amount)
+VALUES ('webhook_app', 'cash', 'found', 'late_capture', '$.ref', '{$.for}', '$.rupees * 100');
+CALL add_payment(68, 'expired', 'cash', 'till-68');
+SELECT * FROM deliver('cash', '{"kind": "found", "ref": "till-68"}', 'till_71');
+SELECT * FROM deliver('cash', '{"kind": "found", "ref": "till-68", "rupees": 10}', 'till_72');
+SELECT * FROM deliver('cash', convert_to(jsonb_build_object('kind', 'found', 'ref', 'till-69', 'rupees', 10, 'for', p(68))::text, 'UTF8'), 'till_73');
+SELECT * FROM state(68);
 CALL add_payment(65, ref => 'pay_65');
 SELECT * FROM rp('payment.downtime.started', 'pay_65');
 DELETE FROM cusown_ops.webhook_event WHERE provider = 'razorpay';

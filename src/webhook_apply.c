@@ -103,13 +103,19 @@ mismatch(WebhookWork *work, const char *why, const char *detail)
 	webhook_open_mismatch(work);
 }
 
+/* says that money came, by either name */
+static bool
+is_capture(const WebhookEvent *event)
+{
+	return strcmp(event->event, EVENT_VERIFY) == 0 ||
+		strcmp(event->event, EVENT_LATE_CAPTURE) == 0;
+}
+
 static bool
 differs_in_amount(WebhookWork *work, const WebhookEvent *event,
 				  const PaymentCall *call)
 {
-	bool		must_tell = strcmp(event->event, EVENT_VERIFY) == 0;
-
-	if (!call->has_amount || (!event->has_amount && !must_tell))
+	if (!call->has_amount || (!event->has_amount && !is_capture(event)))
 		return false;
 	if (!event->has_amount)
 		mismatch(work, MISMATCH_AMOUNT, psprintf("%s tells no amount",
@@ -166,7 +172,7 @@ static const Rank ranks[] = {
 	{"expired", 2}, {"completed", 3}, {"partially_refunded", 4},
 	{"refunded", 5},
 	{EVENT_PROCESS, 1}, {EVENT_FAIL, 2}, {EVENT_VERIFY, 3},
-	{EVENT_PARTIAL_REFUND, 4}, {EVENT_REFUND, 5}
+	{EVENT_LATE_CAPTURE, 3}, {EVENT_PARTIAL_REFUND, 4}, {EVENT_REFUND, 5}
 };
 
 /* what an owner has added is nowhere */
@@ -270,7 +276,7 @@ leave_other_reference(WebhookWork *work, const WebhookEvent *event,
 		return false;
 	if (tells_of_money(event) && !is_paid(&call->status))
 		return false;
-	if (strcmp(event->event, EVENT_VERIFY) == 0)
+	if (is_capture(event))
 		mismatch(work, MISMATCH_CAPTURE,
 				 psprintf("%s of another reference, but the payment is %s",
 						  event->type, call->status.text));
