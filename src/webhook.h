@@ -83,10 +83,11 @@ typedef enum WebhookOutcome
 	WEBHOOK_MISMATCH,
 	WEBHOOK_PARKED,
 	WEBHOOK_UNMATCHED,
-	WEBHOOK_REJECTED			/* never in the inbox */
+	WEBHOOK_REJECTED,			/* never in the inbox */
+	WEBHOOK_RECEIVED			/* by this transaction, and under way */
 } WebhookOutcome;
 
-#define WEBHOOK_OUTCOMES (WEBHOOK_REJECTED + 1)
+#define WEBHOOK_OUTCOMES (WEBHOOK_RECEIVED + 1)
 
 /* what is to be done about an event that is in the inbox */
 typedef struct WebhookWork
@@ -114,6 +115,8 @@ typedef struct WebhookKept
 	WebhookOutcome outcome;
 	bool		has_payment;
 	pg_uuid_t	payment;
+	bool		is_same;		/* as the one that was looked for, by its body or
+								 * by what that says */
 } WebhookKept;
 
 /* a parked event whose turn has come */
@@ -127,6 +130,8 @@ typedef struct WebhookDue
 /* why an event does not fit, as the inbox has it */
 #define MISMATCH_AMOUNT "amount"
 #define MISMATCH_CURRENCY "currency"
+#define MISMATCH_REFUND "refund"
+#define MISMATCH_STATUS "status"
 #define MISMATCH_REFERENCE "reference"
 #define MISMATCH_CAPTURE "capture"
 
@@ -146,8 +151,8 @@ extern Jsonb *webhook_parse_body(bytea *body);
 
 /* webhook_inbox.c */
 extern const char *const webhook_outcomes[WEBHOOK_OUTCOMES];
-extern bool webhook_inbox_find(const WebhookWork *work, const char *provider,
-							   const char *event_id, WebhookKept *kept);
+extern bool webhook_inbox_find(const WebhookWork *work,
+							   const WebhookEvent *event, WebhookKept *kept);
 extern bool webhook_inbox_add(WebhookWork *work, const WebhookEvent *event,
 							  bytea *body);
 extern bool webhook_inbox_lock(WebhookWork *work, WebhookEvent *event,
