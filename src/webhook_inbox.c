@@ -36,7 +36,14 @@ const char *const webhook_outcomes[WEBHOOK_OUTCOMES] = {
 
 #define KEPT_COLUMNS "i.id, i.outcome, i.payment_id"
 
-/* of the application $1 and the provider $2, $3 SHA-256 of the body, $4 id */
+/* of the application $1 and the provider $2, $3 SHA-256 of the body */
+static const Template find_body = {
+	"SELECT " KEPT_COLUMNS " FROM cusown_ops.webhook_inbox i"
+	" WHERE i.app_schema = $1 AND i.provider = $2 AND i.body_sha256 = $3",
+	3, {NAMEOID, TEXTOID, BYTEAOID},.planned_once = true
+};
+
+/* likewise, or by $4 its id */
 static const Template find_event = {
 	"SELECT k.id, k.outcome, k.payment_id FROM (SELECT " KEPT_COLUMNS
 	" FROM cusown_ops.webhook_inbox i WHERE i.app_schema = $1"
@@ -158,7 +165,8 @@ webhook_inbox_find(const WebhookWork *work, const char *provider,
 	values[1] = CStringGetTextDatum(provider);
 	values[2] = PointerGetDatum(work->sha256);
 	template_set_text(values, nulls, 4, event_id);
-	found = template_execute(NULL, &find_event, values, nulls, false) > 0;
+	found = template_execute(NULL, event_id == NULL ? &find_body : &find_event,
+							 values, nulls, false) > 0;
 	if (found)
 		read_kept(0, kept);
 	SPI_freetuptable(SPI_tuptable);
