@@ -582,7 +582,8 @@ take_steps(PaymentCall *call, const Step *steps, int count)
 
 	for (int i = 0; i < count; i++)
 		take_step(call, &steps[i], &recorded);
-	change_notify(call->binding, PAYMENT_VERB, &recorded);
+	if (!call->is_known)
+		change_notify(call->binding, PAYMENT_VERB, &recorded);
 	if (lost != NULL && stays)
 		open_paid_cancelled(call, lost);
 	else if (was_completed)

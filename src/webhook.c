@@ -282,6 +282,11 @@ deliver_body(void *state)
 	Delivery   *delivery = state;
 	WebhookWork *work = &delivery->work;
 
+	/*
+	 * Commits that notify wait for each other, to the disk and back: the server
+	 * keeps their messages in order.
+	 */
+	work->is_answered = true;
 	work->binding = webhook_binding();
 	delivery->provider = webhook_provider(work->binding,
 										  delivery->provider_name);

@@ -345,6 +345,7 @@ call_for(const WebhookWork *work, const WebhookEvent *event)
 	call.actor_type = "system";
 	call.source = "webhook";
 	call.method = "webhook";
+	call.is_known = work->is_answered;
 	call.reason = event->type;
 	call.inbox_id = work->inbox_id;
 	call.webhook_hash = work->is_hash_used ? NULL : work->hash;

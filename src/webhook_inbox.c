@@ -36,10 +36,14 @@ const char *const webhook_outcomes[WEBHOOK_OUTCOMES] = {
 
 #define KEPT_COLUMNS "i.id, i.outcome, i.payment_id"
 
-/*
- * Of the application $1 and the provider $2, $3 SHA-256 of the body, $4 id; $5 and
- * on what it says.
- */
+/* of the application $1 and the provider $2, $3 SHA-256 of the body */
+static const Template find_body = {
+	"SELECT " KEPT_COLUMNS ", true AS is_same FROM cusown_ops.webhook_inbox i"
+	" WHERE i.app_schema = $1 AND i.provider = $2 AND i.body_sha256 = $3",
+	3, {NAMEOID, TEXTOID, BYTEAOID},.planned_once = true
+};
+
+/* likewise, or by $4 its id; $5 and on what it says */
 static const Template find_event = {
 	"SELECT k.id, k.outcome, k.payment_id, k.is_same"
 	" FROM (SELECT " KEPT_COLUMNS ", true AS is_same"
@@ -167,7 +171,8 @@ webhook_inbox_find(const WebhookWork *work, const WebhookEvent *event,
 	template_set_text(values, nulls, 6, event->provider_ref);
 	template_set_value(values, nulls, 7, event->has_refunded,
 					   Int64GetDatum(event->refunded));
-	found = template_execute(NULL, &find_event, values, nulls, false) > 0;
+	found = template_execute(NULL, event->id == NULL ? &find_body : &find_event,
+							 values, nulls, false) > 0;
 	if (found)
 	{
 		read_kept(0, kept);
