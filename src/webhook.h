@@ -17,7 +17,7 @@
 #include "uuid_list.h"
 
 /* bytes of a body */
-#define WEBHOOK_MAX_BODY (1024 * 1024)
+#define WEBHOOK_MAX_BODY 1048576
 
 /* bytes of an id, a reference or the name of an event */
 #define WEBHOOK_MAX_TEXT 255
@@ -96,8 +96,8 @@ typedef struct WebhookWork
 	int64		inbox_id;
 	bytea	   *sha256;			/* of the body, where it is at hand */
 	const char *hash;			/* the same, in hexadecimal */
-	bool		is_hash_used;	/* a payment has it, as the application knew the
-								 * body before us */
+	bool		is_hash_used;	/* a payment has it, as the application knew
+								 * the body before us */
 	const char *signature;		/* as it came, or NULL */
 	bool		has_payment;
 	pg_uuid_t	payment;
@@ -115,8 +115,8 @@ typedef struct WebhookKept
 	WebhookOutcome outcome;
 	bool		has_payment;
 	pg_uuid_t	payment;
-	bool		is_same;		/* as the one that was looked for, by its body or
-								 * by what that says */
+	bool		is_same;		/* as the one that was looked for, by its body
+								 * or by what that says */
 } WebhookKept;
 
 /* a parked event whose turn has come */
