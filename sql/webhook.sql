@@ -376,6 +376,7 @@ CALL add_payment(51);
 -- the provider sends it again: that is a try
 SELECT * FROM rp('payment.captured', 'pay_51', 51);
 SELECT * FROM rp('payment.captured', 'pay_51', 51);
+SELECT webhook_signature IS NOT NULL AS signature FROM payments WHERE id = p(51);
 -- the other one waits for its turn
 CALL cusown_run_job('retry_parked_webhooks');
 SELECT event_type, outcome, tries FROM cusown_ops.webhook_inbox WHERE provider_ref = 'pay_51' ORDER BY id;

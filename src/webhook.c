@@ -36,7 +36,7 @@
 #include "webhook.h"
 
 /* by how much a signed time may differ from as_of */
-#define TOLERANCE_US (5 * 60 * USECS_PER_SEC)
+#define TOLERANCE_US (INT64CONST(300) * USECS_PER_SEC)
 
 /* one call of cusown_webhook() */
 typedef struct Delivery

@@ -17,7 +17,7 @@
 #include "uuid_list.h"
 
 /* bytes of a body */
-#define WEBHOOK_MAX_BODY (1024 * 1024)
+#define WEBHOOK_MAX_BODY 1048576
 
 /* bytes of an id, a reference or the name of an event */
 #define WEBHOOK_MAX_TEXT 255
@@ -116,8 +116,8 @@ typedef struct WebhookKept
 	WebhookOutcome outcome;
 	bool		has_payment;
 	pg_uuid_t	payment;
-	bool		is_same;		/* as the one that was looked for, by its body or
-								 * by what that says */
+	bool		is_same;		/* as the one that was looked for, by its body
+								 * or by what that says */
 } WebhookKept;
 
 /* a parked event whose turn has come */

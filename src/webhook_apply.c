@@ -284,9 +284,10 @@ static void
 leave_as_it_stands(WebhookWork *work, const WebhookEvent *event,
 				   PaymentCall *call, PaymentResult result)
 {
-	bool		is_stale = (rank_of(event->event) >= 0 &&
-							rank_of(event->event) < rank_of(call->status.text)) ||
-		(call->has_refund_amount && call->refund_amount < call->total);
+	bool		is_late = rank_of(event->event) >= 0 &&
+		rank_of(event->event) < rank_of(call->status.text);
+	bool		is_less = call->has_refund_amount &&
+		call->refund_amount < call->total;
 	const char *detail = psprintf("%s: the payment is %s", event->type,
 								  *call->status.text == '\0' ?
 								  "without a status" : call->status.text);
@@ -295,7 +296,8 @@ leave_as_it_stands(WebhookWork *work, const WebhookEvent *event,
 	if (is_money_lost(event, call, result))
 		mismatch(work, MISMATCH_STATUS, detail);
 	else
-		leave(work, is_stale ? WEBHOOK_STALE : WEBHOOK_IGNORED, detail);
+		leave(work, is_late || is_less ? WEBHOOK_STALE : WEBHOOK_IGNORED,
+			  detail);
 }
 
 /* ---------- another reference than the payment's own ---------- */
