@@ -164,6 +164,14 @@ CALL add_payment(2);
 SELECT * FROM deliver('razorpay', razorpay('payment.captured', 'pay_2', 2), 'event_2');
 SELECT * FROM deliver('razorpay', razorpay('payment.captured', 'pay_2', 2), 'event_3');
 SELECT * FROM deliver('razorpay', convert_from(razorpay('payment.captured', 'pay_2', 2), 'UTF8')::json::text::bytea || ' ', 'event_2');
+-- nobody has signed that id: what says something else does not disappear behind it
+CALL add_payment(9);
+SELECT * FROM deliver('razorpay', razorpay('payment.captured', 'pay_9', 9), 'event_2');
+SELECT * FROM deliver('razorpay', razorpay('refund.processed', 'pay_9', 9, 400), 'event_4');
+SELECT * FROM deliver('razorpay', razorpay('refund.processed', 'pay_9', 9, 500), 'event_4');
+SELECT * FROM deliver('razorpay', razorpay('refund.processed', 'pay_9', 9, 500), 'event_4');
+SELECT event_id, event_type, refunded FROM cusown_ops.webhook_inbox WHERE provider_ref = 'pay_9' ORDER BY id;
+SELECT * FROM state(9);
 -- that of another provider is another event
 SELECT * FROM deliver('upi', razorpay('payment.captured', 'pay_2', 2));
 SELECT * FROM state(2);
@@ -191,6 +199,12 @@ SELECT * FROM rp('refund.processed', 'pay_4', 4, 400);
 SELECT * FROM rp('payment.captured', 'pay_4', 4);
 SELECT * FROM rp('payment.authorized', 'pay_4', 4);
 SELECT * FROM state(4);
+-- what the application has put into its column alone is told all the same
+CALL add_payment(8, 'completed');
+UPDATE payments SET refund_amount_cents = 400 WHERE id = p(8);
+SELECT * FROM rp('refund.processed', 'pay_8', 8, 0);
+SELECT * FROM rp('refund.processed', 'pay_8', 8, 300);
+SELECT * FROM state(8);
 -- late captures
 CALL add_payment(5, 'processing');
 SELECT * FROM rp('payment.failed', 'pay_5', 5);
@@ -251,6 +265,14 @@ SELECT * FROM rp('payment.captured', 'pay_20');
 SELECT * FROM rp('payment.captured', 'pay_20', 21);
 SELECT right(left(id::text, 8), 3) AS payment, status FROM payments WHERE id IN (p(20), p(21)) ORDER BY id;
 
+-- a refund of one that was verified by hand brings it, an attempt that failed does not
+CALL add_payment(22, 'completed');
+SELECT * FROM rp('payment.failed', 'pay_22', 22);
+SELECT * FROM rp('payment.authorized', 'pay_22', 22);
+SELECT right(left(id::text, 8), 3) AS payment, status, provider_payment_id FROM payments WHERE id = p(22);
+SELECT * FROM rp('refund.processed', 'pay_22b', 22, 400);
+SELECT right(left(id::text, 8), 3) AS payment, status, provider_payment_id FROM payments WHERE id = p(22);
+
 -- ---------- what does not fit ----------
 CALL add_payment(31);
 SELECT * FROM rp('payment.captured', 'pay_31', 31, amount => '999');
@@ -261,6 +283,15 @@ SELECT * FROM rp('refund.processed', 'pay_31', 31, 1001);
 SELECT * FROM state(31);
 SELECT * FROM inbox WHERE outcome = 'mismatch';
 SELECT * FROM worklist;
+-- a refund of which nobody tells how much is not one of all
+CALL add_payment(33, 'completed', ref => 'pay_33');
+SELECT * FROM deliver('razorpay', '{"event": "refund.processed", "payload": {"payment": {"entity": {"id": "pay_33", "amount": 1000, "currency": "INR"}}, "refund": {"entity": {"id": "rfnd_33", "amount": 100}}}}');
+SELECT * FROM state(33);
+CALL cusown_run_job('retry_parked_webhooks');
+SELECT kind, closed FROM worklist WHERE id = '033';
+SELECT * FROM rp('refund.processed', 'pay_33', 33, 1000);
+CALL cusown_run_job('retry_parked_webhooks');
+SELECT kind, closed FROM worklist WHERE id = '033';
 -- what is mended is replayed, and leaves the worklist
 CALL add_payment(32);
 SELECT * FROM rp('payment.captured', 'pay_32', 32, amount => '900');
@@ -286,6 +317,14 @@ SELECT * FROM rp('refund.processed', 'pay_41', NULL, 400);
 SELECT * FROM worklist WHERE kind = 'duplicate_capture';
 SELECT * FROM rp('refund.processed', 'pay_41', NULL, 1000);
 SELECT * FROM worklist WHERE kind = 'duplicate_capture';
+-- as well where a refund is what comes first
+CALL add_payment(46, ref => 'pay_46');
+CALL add_payment(47, booking => 46, ref => 'pay_47');
+SELECT * FROM rp('payment.captured', 'pay_46');
+SELECT * FROM rp('refund.processed', 'pay_47', NULL, 400);
+SELECT * FROM worklist WHERE id IN ('046', '047');
+SELECT * FROM rp('refund.processed', 'pay_47', NULL, 1000);
+SELECT * FROM worklist WHERE id IN ('046', '047');
 -- one payment, tried again under another reference: what that did takes nothing back
 CALL add_payment(43, ref => 'pay_43');
 SELECT * FROM rp('payment.authorized', 'pay_43b', 43);
@@ -303,21 +342,21 @@ CALL cusown_run_job('retry_parked_webhooks');
 SELECT * FROM worklist WHERE kind = 'duplicate_capture' AND NOT closed;
 SELECT * FROM state(43);
 -- a refund without notes is known by the event before it, and closes at once
-CALL add_payment(46, 'processing', 'stripe');
+CALL add_payment(49, 'processing', 'stripe');
 CREATE FUNCTION stripe(event_id text, type text, ref text, n int DEFAULT NULL, refunded int DEFAULT 0) RETURNS bytea LANGUAGE sql AS $$
   SELECT convert_to(jsonb_build_object('id', event_id, 'type', type, 'data', jsonb_build_object('object', jsonb_build_object(
     'id', ref, 'payment_intent', ref, 'amount', 1000.0, 'amount_received', 1000, 'amount_refunded', refunded, 'currency', 'inr',
     'metadata', CASE WHEN n IS NULL THEN '{}' ELSE jsonb_build_object('payment', p(n)) END)))::text, 'UTF8')
 $$;
-SELECT outcome, payment, detail FROM deliver('stripe', stripe('evt_46a', 'payment_intent.succeeded', 'pi_46', 46));
-SELECT outcome, payment, detail FROM deliver('stripe', stripe('evt_46b', 'payment_intent.succeeded', 'pi_46b', 46));
+SELECT outcome, payment, detail FROM deliver('stripe', stripe('evt_46a', 'payment_intent.succeeded', 'pi_46', 49));
+SELECT outcome, payment, detail FROM deliver('stripe', stripe('evt_46b', 'payment_intent.succeeded', 'pi_46b', 49));
 SELECT * FROM worklist WHERE kind = 'duplicate_capture' AND NOT closed;
 SELECT outcome, payment, detail FROM deliver('stripe', stripe('evt_46c', 'charge.refunded', 'pi_46b', NULL, 400));
 SELECT count(*) FROM worklist WHERE kind = 'duplicate_capture' AND NOT closed;
 SELECT outcome, payment, detail FROM deliver('stripe', stripe('evt_46d', 'charge.refunded', 'pi_46b', NULL, 1000));
 SELECT count(*) FROM worklist WHERE kind = 'duplicate_capture' AND NOT closed;
 SELECT outcome, payment, detail FROM deliver('stripe', stripe('evt_46e', 'charge.refunded', 'pi_47', NULL, 1000));
-SELECT * FROM state(46);
+SELECT * FROM state(49);
 -- money for one that was given up, by whatever reference
 CALL add_payment(44, 'failed', ref => 'pay_44');
 SELECT * FROM rp('payment.captured', 'pay_44b', 44);
@@ -337,6 +376,7 @@ CALL add_payment(51);
 -- the provider sends it again: that is a try
 SELECT * FROM rp('payment.captured', 'pay_51', 51);
 SELECT * FROM rp('payment.captured', 'pay_51', 51);
+SELECT webhook_signature IS NOT NULL AS signature FROM payments WHERE id = p(51);
 -- the other one waits for its turn
 CALL cusown_run_job('retry_parked_webhooks');
 SELECT event_type, outcome, tries FROM cusown_ops.webhook_inbox WHERE provider_ref = 'pay_51' ORDER BY id;
@@ -382,6 +422,19 @@ CALL cusown_run_job('retry_parked_webhooks');
 SELECT provider_ref, outcome, tries, detail FROM cusown_ops.webhook_inbox WHERE provider_ref BETWEEN 'pay_53' AND 'pay_56' ORDER BY id;
 SELECT entity, finding, closed FROM worklist WHERE kind = 'webhook_failed';
 SELECT changed, attention, looked_at, batches, status FROM cusown_ops.job_run WHERE job = 'retry_parked_webhooks' ORDER BY id DESC LIMIT 1;
+-- one that brings the event once more, while it is under way
+CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  r record := rp('payment.captured', 'pay_58', 58);
+BEGIN
+  RAISE WARNING 'again: %', r;
+  RETURN NULL;
+END
+$$;
+CALL add_payment(58);
+CREATE TRIGGER again AFTER UPDATE ON payments FOR EACH ROW WHEN (NEW.id = 'f0000058-0000-0000-0000-000000000000') EXECUTE FUNCTION again();
+SELECT * FROM rp('payment.captured', 'pay_58', 58);
+DROP TRIGGER again ON payments;
 -- an error is the caller's: nothing is kept, and the provider sends it again
 CALL add_payment(57);
 CREATE TRIGGER refuse_57 BEFORE UPDATE ON payments FOR EACH ROW WHEN (NEW.id = 'f0000057-0000-0000-0000-000000000000') EXECUTE FUNCTION refuse();
@@ -432,6 +485,26 @@ SELECT * FROM deliver('cash', '{"kind": "noted", "ref": "till-1"}', 'till_2');
 SELECT * FROM deliver('cash', '{"kind": "paid"}', 'till_1');
 SELECT * FROM deliver('cash', '{"kind": "returned", "ref": "till-1"}', 'till_3');
 SELECT * FROM state(64);
+-- what is told of refunds without the amount, or as the whole, does not fail for ever
+INSERT INTO cusown_ops.webhook_event (app_schema, provider, event_type, event, provider_ref, refunded)
+VALUES ('webhook_app', 'cash', 'returned so far', 'refund', '$.ref', '$.back');
+CALL add_payment(66, 'completed', 'cash', 'till-66');
+SELECT * FROM deliver('cash', '{"kind": "returned so far", "ref": "till-66", "back": 1001}', 'till_66');
+SELECT * FROM deliver('cash', '{"kind": "returned so far", "ref": "till-66", "back": 400}', 'till_67');
+SELECT * FROM deliver('cash', '{"kind": "returned so far", "ref": "till-66", "back": 1000}', 'till_68');
+SELECT * FROM state(66);
+CALL add_payment(67, 'initiated', 'cash', 'till-67');
+UPDATE payments SET amount_cents = 1050 WHERE id = p(67);
+SELECT * FROM deliver('cash', '{"kind": "paid", "ref": "till-67", "rupees": 10.50}', 'till_69');
+SELECT * FROM deliver('cash', '{"kind": "paid", "ref": "till-67", "rupees": 10.505}', 'till_70');
+-- a late capture is one, by whatever name
+INSERT INTO cusown_ops.webhook_event (app_schema, provider, event_type, event, provider_ref, payment_ids, amount)
+VALUES ('webhook_app', 'cash', 'found', 'late_capture', '$.ref', '{$.for}', '$.rupees * 100');
+CALL add_payment(68, 'expired', 'cash', 'till-68');
+SELECT * FROM deliver('cash', '{"kind": "found", "ref": "till-68"}', 'till_71');
+SELECT * FROM deliver('cash', '{"kind": "found", "ref": "till-68", "rupees": 10}', 'till_72');
+SELECT * FROM deliver('cash', convert_to(jsonb_build_object('kind', 'found', 'ref', 'till-69', 'rupees', 10, 'for', p(68))::text, 'UTF8'), 'till_73');
+SELECT * FROM state(68);
 CALL add_payment(65, ref => 'pay_65');
 SELECT * FROM rp('payment.downtime.started', 'pay_65');
 DELETE FROM cusown_ops.webhook_event WHERE provider = 'razorpay';
@@ -508,6 +581,20 @@ SELECT * FROM rp('payment.captured', 'pay_2', 2, currency => 'USD');
 SELECT * FROM rp('payment.authorized', 'pay_2', 2);
 SELECT * FROM rp('payment.captured', 'pay_2', 2);
 SELECT * FROM rp('payment.captured', 'pay_3', 3);
+-- money for one in a status that the machine does not know is for a human
+INSERT INTO webhook_shop.charge (ref, state, provider, provider_code, amount, currency, made_at)
+VALUES (p(4), 'on hold', 'razorpay', 'pay_4', 1000, 'INR', now()), (p(5), NULL, 'razorpay', 'pay_5', 1000, 'INR', now());
+SELECT * FROM rp('payment.failed', 'pay_4');
+SELECT * FROM rp('payment.captured', 'pay_4');
+SELECT * FROM rp('refund.processed', 'pay_5', NULL, 400);
+SELECT * FROM rp('payment.captured', 'pay_5');
+INSERT INTO cusown_ops.state_transition VALUES ('webhook_shop', 'payment', 'on hold', 'verify', 'completed');
+SELECT outcome, http_status, detail FROM cusown_webhook_replay((SELECT id FROM cusown_ops.webhook_inbox WHERE app_schema = 'webhook_shop' AND provider_ref = 'pay_4' AND outcome = 'mismatch'));
+CALL cusown_run_job('retry_parked_webhooks');
+SELECT right(left(entity_id::text, 8), 3) AS payment, finding, closed_by IS NOT NULL AS closed FROM cusown_ops.attention WHERE app_schema = 'webhook_shop' AND entity_id IN (p(4), p(5));
+DELETE FROM cusown_ops.attention WHERE app_schema = 'webhook_shop' AND entity_id IN (p(4), p(5));
+DELETE FROM cusown_ops.state_transition WHERE app_schema = 'webhook_shop';
+DELETE FROM webhook_shop.charge WHERE ref IN (p(4), p(5));
 SELECT right(left(ref::text, 8), 3) AS ref, state, provider_code, hook_hash IS NOT NULL AS hash FROM webhook_shop.charge ORDER BY 1;
 SELECT verb, detail ->> 'source' AS source, detail ->> 'event' AS event FROM webhook_shop.journal ORDER BY id;
 SELECT kind, right(left(entity_id::text, 8), 3) AS payment, finding FROM cusown_ops.attention WHERE app_schema = 'webhook_shop';

@@ -106,7 +106,7 @@ change_notify(const Binding *binding, const char *verb,
 {
 	StringInfoData payload;
 
-	if (batch->count == 0)
+	if (batch->count == 0 || !cusown_notify)
 		return;
 	initStringInfo(&payload);
 	appendStringInfoString(&payload, "{\"app_schema\": ");

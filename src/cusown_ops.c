@@ -70,6 +70,13 @@ int			cusown_job_run_retention = 1000;
 int			cusown_change_retention = 7 * 86400;
 
 /*
+ * cusown_ops.notify: whether changes are told by NOTIFY as well.  Of transactions
+ * that do, in all databases of the server, one commits at a time, and where commits
+ * wait for the disk that limits how many there are in a second.
+ */
+bool		cusown_notify = true;
+
+/*
  * cusown_ops.lazy_expire_interval: seconds in which cusown_expire_if_due()
  * works once at most, over all sessions.  0: at every call.
  */
@@ -141,6 +148,12 @@ define_settings(void)
 							NULL,
 							&cusown_change_retention, 7 * 86400, 60, INT_MAX,
 							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("cusown_ops.notify",
+							 "Whether changes are told by NOTIFY as well.",
+							 "Transactions that do commit one after the other.",
+							 &cusown_notify, true,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("cusown_ops.lazy_expire_interval",
 							"How often cusown_expire_if_due() works at most, over all sessions.",

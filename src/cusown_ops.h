@@ -21,6 +21,7 @@ extern int	cusown_batch_size;	/* bookings looked at in one statement */
 
 extern int	cusown_job_run_retention;	/* ledger rows per job and outcome */
 extern int	cusown_change_retention;	/* seconds that changes are kept */
+extern bool cusown_notify;		/* whether changes are told by NOTIFY */
 extern int	cusown_lazy_expire_interval;	/* seconds between lazy heals */
 
 extern int	cusown_undo_window; /* seconds in which an answer can be undone */

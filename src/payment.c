@@ -575,14 +575,16 @@ static void
 take_steps(PaymentCall *call, const Step *steps, int count)
 {
 	bool		was_completed = is_status(&call->status, "completed");
-	bool		comes = is_status(&steps[count - 1].to, "completed");
+	bool		comes = is_status(&steps[0].to, "completed");
+	bool		stays = is_status(&steps[count - 1].to, "completed");
 	char	   *lost = comes ? lock_lost_booking(call) : NULL;
 	ChangeBatch recorded = {0};
 
 	for (int i = 0; i < count; i++)
 		take_step(call, &steps[i], &recorded);
-	change_notify(call->binding, PAYMENT_VERB, &recorded);
-	if (lost != NULL)
+	if (!call->is_known)
+		change_notify(call->binding, PAYMENT_VERB, &recorded);
+	if (lost != NULL && stays)
 		open_paid_cancelled(call, lost);
 	else if (was_completed)
 		close_paid_cancelled(call);

@@ -45,6 +45,7 @@ typedef struct PaymentCall
 								 * that evidence names to be this payment's */
 	const char *method;			/* of verification */
 	const char *source;			/* manual or webhook */
+	bool		is_known;		/* to whoever must hear of it: no NOTIFY */
 	/* of a webhook event, which is evidence by itself */
 	int64		inbox_id;		/* 0: it is none */
 	const char *webhook_hash;	/* of its body, or NULL */

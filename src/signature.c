@@ -60,6 +60,7 @@ typedef struct Scheme
 	const char *header;			/* that has the signature */
 	bool		(*read) (Jsonb *headers, Claim *claim);
 	bool		decodes_secret; /* that of Standard Webhooks may be base64 */
+	const char *id_header;		/* that has what is signed as the id, or NULL */
 } Scheme;
 
 /* a call of cusown_set_webhook_secret() */
@@ -148,6 +149,7 @@ static const Template told_secrets = {
 #define STRIPE_HEADER "stripe-signature"
 #define STANDARD_HEADER "webhook-signature"
 #define UPI_HEADER "x-upi-signature"
+#define ID_HEADER "webhook-id"
 
 static bool
 read_hex(Jsonb *headers, const char *name, Claim *claim)
@@ -188,7 +190,7 @@ read_standard(Jsonb *headers, Claim *claim)
 	const char *text;
 	int			length;
 
-	return header_value(headers, "webhook-id", &claim->id, &claim->id_length) &&
+	return header_value(headers, ID_HEADER, &claim->id, &claim->id_length) &&
 		signature_parse_id(claim->id, claim->id_length) &&
 		header_value(headers, "webhook-timestamp", &text, &length) &&
 		signature_parse_time(text, length, &claim->time) &&
@@ -199,7 +201,7 @@ read_standard(Jsonb *headers, Claim *claim)
 static const Scheme schemes[] = {
 	{"razorpay", RAZORPAY_HEADER, read_razorpay},
 	{"stripe", STRIPE_HEADER, read_stripe},
-	{"standard", STANDARD_HEADER, read_standard, true},
+	{"standard", STANDARD_HEADER, read_standard, true, ID_HEADER},
 	{"upi", UPI_HEADER, read_upi},
 };
 
@@ -222,6 +224,16 @@ const char *
 signature_header(const char *scheme)
 {
 	return scheme_named(scheme)->header;
+}
+
+/* whether a header, in lower case, is signed as the id of the message */
+bool
+signature_covers(const char *scheme, const char *header)
+{
+	const char *signed_header = scheme_named(scheme)->id_header;
+
+	return header != NULL && signed_header != NULL &&
+		strcmp(header, signed_header) == 0;
 }
 
 /* 22023 where there is none of this name */

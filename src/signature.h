@@ -12,6 +12,7 @@
 #include "utils/jsonb.h"
 
 extern const char *signature_header(const char *scheme);
+extern bool signature_covers(const char *scheme, const char *header);
 extern void signature_check_scheme(const char *scheme);
 extern bool signature_verify(const char *scheme, const bytea *secret,
 							 const bytea *body, Jsonb *headers,

@@ -10,7 +10,9 @@
  * that nothing happened: the caller answers 5xx, and the provider sends it again.
  *
  * A known body is found before it is read: most duplicates are the same bytes.
- * One that is parked is tried again, since the provider seems to want it.
+ * An id that nobody has signed makes one event of two bodies only where they say
+ * the same: otherwise whoever sets a header could make an event disappear.
+ * One that has no payment is tried again, since the provider seems to want it.
  *
  * Locking protocol: whoever brings the same event waits at the keys of the inbox;
  * the rest is in webhook_apply.c.
@@ -34,7 +36,7 @@
 #include "webhook.h"
 
 /* by how much a signed time may differ from as_of */
-#define TOLERANCE_US (5 * 60 * USECS_PER_SEC)
+#define TOLERANCE_US (INT64CONST(300) * USECS_PER_SEC)
 
 /* one call of cusown_webhook() */
 typedef struct Delivery
@@ -49,6 +51,7 @@ typedef struct Delivery
 	/* the result */
 	int			http_status;
 	bool		is_kept;		/* in the inbox */
+	bool		is_id_signed;	/* the event's, by the provider */
 } Delivery;
 
 const char *const webhook_relations[] = {
@@ -122,12 +125,15 @@ read_header(Jsonb *headers, const char *name, const char **text)
 
 /* false: the provider does not speak so */
 static bool
-read_delivery(const Delivery *delivery, WebhookEvent *event)
+read_delivery(Delivery *delivery, WebhookEvent *event)
 {
 	Jsonb	   *json = webhook_parse_body(delivery->body);
 
 	if (json == NULL || !webhook_read_event(delivery->provider, json, event))
 		return false;
+	delivery->is_id_signed = event->id != NULL ||
+		signature_covers(delivery->provider->scheme,
+						 delivery->provider->event_id_header);
 	return event->id != NULL ||
 		read_header(delivery->headers, delivery->provider->event_id_header,
 					&event->id);
@@ -165,65 +171,81 @@ work_on(Delivery *delivery, const WebhookEvent *event)
 	webhook_inbox_settle(&delivery->work);
 }
 
-/*
- * A known event that waits for its payment; false: somebody who was at it too has
- * found that, and kept says what became of it.
- */
+static void
+leave_duplicate(Delivery *delivery, const WebhookKept *kept)
+{
+	WebhookWork *work = &delivery->work;
+
+	delivery->is_kept = true;
+	work->inbox_id = kept->inbox_id;
+	work->has_payment = kept->has_payment;
+	work->payment = kept->payment;
+	work->outcome = WEBHOOK_DUPLICATE;
+	work->detail = psprintf("the first was %s", webhook_outcomes[kept->outcome]);
+}
+
+/* it has no payment yet */
 static bool
-try_again(Delivery *delivery, WebhookKept *kept)
+waits(const WebhookKept *kept)
+{
+	return kept->outcome == WEBHOOK_PARKED || kept->outcome == WEBHOOK_UNMATCHED;
+}
+
+/* a known event that waits for its payment, unless somebody has just found it */
+static void
+try_again(Delivery *delivery)
 {
 	WebhookWork *work = &delivery->work;
 	WebhookEvent event = {0};
+	WebhookKept kept;
 
-	if (!webhook_inbox_lock(work, &event, kept) ||
-		kept->outcome != WEBHOOK_PARKED)
-		return false;
+	if (!webhook_inbox_lock(work, &event, &kept))
+		return;
+	if (!waits(&kept))
+	{
+		leave_duplicate(delivery, &kept);
+		return;
+	}
+	read_signature(delivery);
 	webhook_match(work, &event);
 	work_on(delivery, &event);
-	return true;
 }
 
 /* false: it is a new one */
 static bool
-take_duplicate(Delivery *delivery, const char *event_id)
+take_duplicate(Delivery *delivery, const WebhookEvent *event)
 {
-	WebhookWork *work = &delivery->work;
 	WebhookKept kept;
 
-	if (!webhook_inbox_find(work, delivery->provider->name, event_id, &kept))
+	if (!webhook_inbox_find(&delivery->work, event, &kept) ||
+		!(kept.is_same || delivery->is_id_signed))
 		return false;
-	delivery->is_kept = true;
-	work->inbox_id = kept.inbox_id;
-	if (kept.outcome == WEBHOOK_PARKED && try_again(delivery, &kept))
-		return true;
-	work->has_payment = kept.has_payment;
-	work->payment = kept.payment;
-	work->outcome = WEBHOOK_DUPLICATE;
-	work->detail = psprintf("the first was %s", webhook_outcomes[kept.outcome]);
+	leave_duplicate(delivery, &kept);
+	if (waits(&kept))
+		try_again(delivery);
 	return true;
 }
 
-static void
-take_new(Delivery *delivery, const WebhookEvent *event)
+/* false: its id is that of another event */
+static bool
+take_event(Delivery *delivery, const WebhookEvent *event)
 {
 	WebhookWork *work = &delivery->work;
 
 	webhook_match(work, event);
-	if (webhook_inbox_add(work, event, delivery->body))
-	{
-		delivery->is_kept = true;
-		work_on(delivery, event);
-	}
-	else if (!take_duplicate(delivery, event->id))
-		elog(ERROR, "an event of the inbox has gone");
+	if (!webhook_inbox_add(work, event, delivery->body))
+		return take_duplicate(delivery, event);
+	delivery->is_kept = true;
+	work_on(delivery, event);
+	return true;
 }
 
 static void
 take_signed(Delivery *delivery)
 {
-	WebhookEvent event = {0};
+	WebhookEvent event = {.provider = delivery->provider->name};
 
-	if (take_duplicate(delivery, NULL))
+	if (take_duplicate(delivery, &event))
 		return;
 	if (!read_delivery(delivery, &event))
 	{
@@ -231,7 +253,11 @@ take_signed(Delivery *delivery)
 		return;
 	}
 	read_signature(delivery);
-	take_new(delivery, &event);
+	if (take_event(delivery, &event))
+		return;
+	event.id = NULL;
+	if (!take_event(delivery, &event))
+		elog(ERROR, "an event of the inbox has gone");
 }
 
 int
@@ -256,6 +282,11 @@ deliver_body(void *state)
 	Delivery   *delivery = state;
 	WebhookWork *work = &delivery->work;
 
+	/*
+	 * Commits that notify wait for each other, to the disk and back: the server
+	 * keeps their messages in order.
+	 */
+	work->is_answered = true;
 	work->binding = webhook_binding();
 	delivery->provider = webhook_provider(work->binding,
 										  delivery->provider_name);

@@ -17,7 +17,7 @@
 #include "uuid_list.h"
 
 /* bytes of a body */
-#define WEBHOOK_MAX_BODY (1024 * 1024)
+#define WEBHOOK_MAX_BODY 1048576
 
 /* bytes of an id, a reference or the name of an event */
 #define WEBHOOK_MAX_TEXT 255
@@ -83,10 +83,11 @@ typedef enum WebhookOutcome
 	WEBHOOK_MISMATCH,
 	WEBHOOK_PARKED,
 	WEBHOOK_UNMATCHED,
-	WEBHOOK_REJECTED			/* never in the inbox */
+	WEBHOOK_REJECTED,			/* never in the inbox */
+	WEBHOOK_RECEIVED			/* by this transaction, and under way */
 } WebhookOutcome;
 
-#define WEBHOOK_OUTCOMES (WEBHOOK_REJECTED + 1)
+#define WEBHOOK_OUTCOMES (WEBHOOK_RECEIVED + 1)
 
 /* what is to be done about an event that is in the inbox */
 typedef struct WebhookWork
@@ -98,6 +99,7 @@ typedef struct WebhookWork
 	bool		is_hash_used;	/* a payment has it, as the application knew
 								 * the body before us */
 	const char *signature;		/* as it came, or NULL */
+	bool		is_answered;	/* the application hears at once what becomes of it */
 	bool		has_payment;
 	pg_uuid_t	payment;
 	bool		is_ambiguous;	/* its reference stands on several */
@@ -114,6 +116,8 @@ typedef struct WebhookKept
 	WebhookOutcome outcome;
 	bool		has_payment;
 	pg_uuid_t	payment;
+	bool		is_same;		/* as the one that was looked for, by its body
+								 * or by what that says */
 } WebhookKept;
 
 /* a parked event whose turn has come */
@@ -127,6 +131,8 @@ typedef struct WebhookDue
 /* why an event does not fit, as the inbox has it */
 #define MISMATCH_AMOUNT "amount"
 #define MISMATCH_CURRENCY "currency"
+#define MISMATCH_REFUND "refund"
+#define MISMATCH_STATUS "status"
 #define MISMATCH_REFERENCE "reference"
 #define MISMATCH_CAPTURE "capture"
 
@@ -146,8 +152,8 @@ extern Jsonb *webhook_parse_body(bytea *body);
 
 /* webhook_inbox.c */
 extern const char *const webhook_outcomes[WEBHOOK_OUTCOMES];
-extern bool webhook_inbox_find(const WebhookWork *work, const char *provider,
-							   const char *event_id, WebhookKept *kept);
+extern bool webhook_inbox_find(const WebhookWork *work,
+							   const WebhookEvent *event, WebhookKept *kept);
 extern bool webhook_inbox_add(WebhookWork *work, const WebhookEvent *event,
 							  bytea *body);
 extern bool webhook_inbox_lock(WebhookWork *work, WebhookEvent *event,

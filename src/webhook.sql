@@ -66,7 +66,7 @@ COMMENT ON COLUMN cusown_ops.webhook_event.amount IS
 COMMENT ON COLUMN cusown_ops.webhook_event.currency IS
 'where it has the currency';
 COMMENT ON COLUMN cusown_ops.webhook_event.refunded IS
-'where it has all refunds so far, in minor units; null, of a refund: all is refunded';
+'where it has all refunds so far, in minor units; null, of the event refund: all is refunded';
 
 -- as of the binding: every backend keeps what it has read of them
 CREATE TRIGGER invalidate_binding
@@ -203,9 +203,9 @@ COMMENT ON COLUMN cusown_ops.webhook_inbox.refunded IS
 COMMENT ON COLUMN cusown_ops.webhook_inbox.payment_id IS
 'the payment that it is about; null while there is none';
 COMMENT ON COLUMN cusown_ops.webhook_inbox.outcome IS
-'applied; stale: the payment stands further; ignored: it moves nothing; mismatch: amount, currency or capture do not fit, see the worklist; parked: no payment yet, it is tried again; unmatched: no payment in all that time; received: while it is being worked on, never seen by others';
+'applied; stale: the payment stands further; ignored: it moves nothing; mismatch: amount, currency, refund, status or capture do not fit, see the worklist; parked: no payment yet, it is tried again; unmatched: no payment in all that time; received: while it is being worked on, never seen by others';
 COMMENT ON COLUMN cusown_ops.webhook_inbox.mismatch IS
-'of a mismatch: amount, currency; reference, which several payments have; capture, of a payment that was paid under another reference';
+'of a mismatch: amount, currency; refund, which is more than the amount, or of which nobody tells how much; status, from which no transition leads to the money that came; reference, which several payments have; capture, of a payment that was paid under another reference';
 COMMENT ON COLUMN cusown_ops.webhook_inbox.detail IS
 'what became of it, in words';
 COMMENT ON COLUMN cusown_ops.webhook_inbox.tries IS

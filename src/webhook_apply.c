@@ -146,13 +146,19 @@ mismatch(WebhookWork *work, const char *why, const char *detail)
 	webhook_open_mismatch(work);
 }
 
+/* says that money came, by either name */
+static bool
+is_capture(const WebhookEvent *event)
+{
+	return strcmp(event->event, EVENT_VERIFY) == 0 ||
+		strcmp(event->event, EVENT_LATE_CAPTURE) == 0;
+}
+
 static bool
 differs_in_amount(WebhookWork *work, const WebhookEvent *event,
 				  const PaymentCall *call)
 {
-	bool		must_tell = strcmp(event->event, EVENT_VERIFY) == 0;
-
-	if (!call->has_amount || (!event->has_amount && !must_tell))
+	if (!call->has_amount || (!event->has_amount && !is_capture(event)))
 		return false;
 	if (!event->has_amount)
 		mismatch(work, MISMATCH_AMOUNT, psprintf("%s tells no amount",
@@ -161,10 +167,6 @@ differs_in_amount(WebhookWork *work, const WebhookEvent *event,
 		mismatch(work, MISMATCH_AMOUNT,
 				 psprintf("%s tells " INT64_FORMAT " instead of " INT64_FORMAT,
 						  event->type, event->amount, call->amount));
-	else if (event->has_refunded && event->refunded > call->amount)
-		mismatch(work, MISMATCH_AMOUNT,
-				 psprintf("%s tells refunds of " INT64_FORMAT " of " INT64_FORMAT,
-						  event->type, event->refunded, call->amount));
 	return work->outcome == WEBHOOK_MISMATCH;
 }
 
@@ -178,6 +180,25 @@ differs_in_currency(WebhookWork *work, const WebhookEvent *event,
 	mismatch(work, MISMATCH_CURRENCY, psprintf("%s tells another currency",
 											   event->type));
 	return true;
+}
+
+/* a part that nobody tells is not the whole, and more than all there cannot be */
+static bool
+differs_in_refund(WebhookWork *work, const WebhookEvent *event,
+				  const PaymentCall *call)
+{
+	if (!payment_is_refund(event->event))
+		return false;
+	if (!event->has_refunded && strcmp(event->event, EVENT_PARTIAL_REFUND) == 0 &&
+		strcmp(call->status.text, "refunded") != 0)
+		mismatch(work, MISMATCH_REFUND,
+				 psprintf("%s does not tell how much is refunded", event->type));
+	else if (event->has_refunded && call->has_amount &&
+			 event->refunded > call->amount)
+		mismatch(work, MISMATCH_REFUND,
+				 psprintf("%s tells refunds of " INT64_FORMAT " of " INT64_FORMAT,
+						  event->type, event->refunded, call->amount));
+	return work->outcome == WEBHOOK_MISMATCH;
 }
 
 /* ---------- order of events ---------- */
@@ -194,7 +215,7 @@ static const Rank ranks[] = {
 	{"expired", 2}, {"completed", 3}, {"partially_refunded", 4},
 	{"refunded", 5},
 	{EVENT_PROCESS, 1}, {EVENT_FAIL, 2}, {EVENT_VERIFY, 3},
-	{EVENT_PARTIAL_REFUND, 4}, {EVENT_REFUND, 5}
+	{EVENT_LATE_CAPTURE, 3}, {EVENT_PARTIAL_REFUND, 4}, {EVENT_REFUND, 5}
 };
 
 /* what an owner has added is nowhere */
@@ -225,24 +246,58 @@ has_own_reference(const PaymentCall *call)
 		!payment_ref_is_placeholder(ref, &call->id);
 }
 
-/* a payment that was matched otherwise is known by its reference from now on */
+/* how far a payment is when its money has come */
+static bool
+is_paid(const PaymentStatus *status)
+{
+	return rank_of(status->text) >= rank_of("completed");
+}
+
+static bool
+tells_of_money(const WebhookEvent *event)
+{
+	return rank_of(event->event) >= rank_of(EVENT_VERIFY);
+}
+
+/*
+ * A payment that was matched otherwise is known by its reference from now on; but
+ * not one that is paid by what some other attempt did.
+ */
 static void
 keep_reference(const WebhookEvent *event, PaymentCall *call)
 {
-	if (event->provider_ref != NULL && !has_own_reference(call))
+	if (event->provider_ref != NULL && !has_own_reference(call) &&
+		(tells_of_money(event) || !is_paid(&call->status)))
 		payment_keep_reference(call);
+}
+
+/* there may be money that no transition brings to the payment */
+static bool
+is_money_lost(const WebhookEvent *event, const PaymentCall *call,
+			  PaymentResult result)
+{
+	return result == PAYMENT_REFUSED && tells_of_money(event) &&
+		!is_paid(&call->status);
 }
 
 static void
 leave_as_it_stands(WebhookWork *work, const WebhookEvent *event,
-				   PaymentCall *call)
+				   PaymentCall *call, PaymentResult result)
 {
-	bool		is_stale = rank_of(event->event) >= 0 &&
-	rank_of(event->event) < rank_of(call->status.text);
+	bool		is_late = rank_of(event->event) >= 0 &&
+		rank_of(event->event) < rank_of(call->status.text);
+	bool		is_less = call->has_refund_amount &&
+		call->refund_amount < call->total;
+	const char *detail = psprintf("%s: the payment is %s", event->type,
+								  *call->status.text == '\0' ?
+								  "without a status" : call->status.text);
 
 	keep_reference(event, call);
-	leave(work, is_stale ? WEBHOOK_STALE : WEBHOOK_IGNORED,
-		  psprintf("%s: the payment is %s", event->type, call->status.text));
+	if (is_money_lost(event, call, result))
+		mismatch(work, MISMATCH_STATUS, detail);
+	else
+		leave(work, is_late || is_less ? WEBHOOK_STALE : WEBHOOK_IGNORED,
+			  detail);
 }
 
 /* ---------- another reference than the payment's own ---------- */
@@ -254,12 +309,6 @@ is_about_another_reference(const WebhookEvent *event, const PaymentCall *call)
 		strcmp(event->provider_ref, call->old_provider_ref) != 0;
 }
 
-static bool
-is_paid(const char *status)
-{
-	return rank_of(status) >= rank_of("completed");
-}
-
 /*
  * A customer tried again.  False: money came for a payment that has none yet, by
  * whatever reference.
@@ -268,13 +317,11 @@ static bool
 leave_other_reference(WebhookWork *work, const WebhookEvent *event,
 					  const PaymentCall *call)
 {
-	bool		tells_of_money = rank_of(event->event) >= rank_of(EVENT_VERIFY);
-
 	if (!is_about_another_reference(event, call))
 		return false;
-	if (tells_of_money && !is_paid(call->status.text))
+	if (tells_of_money(event) && !is_paid(&call->status))
 		return false;
-	if (strcmp(event->event, EVENT_VERIFY) == 0)
+	if (is_capture(event))
 		mismatch(work, MISMATCH_CAPTURE,
 				 psprintf("%s of another reference, but the payment is %s",
 						  event->type, call->status.text));
@@ -300,6 +347,7 @@ call_for(const WebhookWork *work, const WebhookEvent *event)
 	call.actor_type = "system";
 	call.source = "webhook";
 	call.method = "webhook";
+	call.is_known = work->is_answered;
 	call.reason = event->type;
 	call.inbox_id = work->inbox_id;
 	call.webhook_hash = work->is_hash_used ? NULL : work->hash;
@@ -317,34 +365,45 @@ look_at_booking(const WebhookWork *work, const PaymentCall *call)
 {
 	if (!call->has_booking)
 		return;
-	/* a refund of a part may be the first that is told of the money */
-	if (!is_paid(call->from_status.text) && is_paid(call->status.text) &&
+	if (payment_is_refund(call->event))
+		webhook_close_paid_again(work, &call->booking_id);
+	if (!is_paid(&call->from_status) && is_paid(&call->status) &&
 		strcmp(call->status.text, "refunded") != 0)
 		webhook_look_for_second_payment(work, &call->booking_id);
-	else if (payment_is_refund(call->event))
-		webhook_close_paid_again(work, &call->booking_id);
 }
 
 static void
 move(WebhookWork *work, const WebhookEvent *event, PaymentCall *call)
 {
-	if (payment_take(call) == PAYMENT_MOVED)
+	PaymentResult result = payment_take(call);
+
+	if (result != PAYMENT_MOVED)
 	{
-		leave(work, WEBHOOK_APPLIED,
-			  psprintf("%s: %s to %s", event->type, call->from_status.text,
-					   call->status.text));
-		look_at_booking(work, call);
+		leave_as_it_stands(work, event, call, result);
+		return;
 	}
-	else
-		leave_as_it_stands(work, event, call);
+	/* a first step that verifies has set it */
+	if (payment_is_refund(call->event) && is_paid(&call->from_status))
+		keep_reference(event, call);
+	leave(work, WEBHOOK_APPLIED,
+		  psprintf("%s: %s to %s", event->type, call->from_status.text,
+				   call->status.text));
+	look_at_booking(work, call);
 }
 
-/* refunds so far are less than, or just, what we know */
+/*
+ * Refunds so far are less than, or just, what we know.  What the application has
+ * put into a payment that it leaves completed is not there yet.
+ */
 static bool
 leave_known_refund(WebhookWork *work, const WebhookEvent *event,
 				   const PaymentCall *call)
 {
 	if (!call->has_refund_amount || call->refund_amount > call->refunded)
+		return false;
+	if (rank_of(call->status.text) < rank_of(EVENT_PARTIAL_REFUND) &&
+		call->refund_amount > 0 &&
+		!(call->has_amount && call->refunded > call->amount))
 		return false;
 	leave(work, call->refund_amount < call->refunded ? WEBHOOK_STALE :
 		  WEBHOOK_IGNORED,
@@ -360,12 +419,16 @@ apply_to_payment(WebhookWork *work, const WebhookEvent *event)
 	PaymentCall call = call_for(work, event);
 
 	payment_lock(&call);
+	/* whether a sum is all of it, the amount says */
+	if (call.has_refund_amount && call.has_amount)
+		call.event = EVENT_PARTIAL_REFUND;
 	if (work->is_ambiguous)
 		mismatch(work, MISMATCH_REFERENCE,
 				 psprintf("%s is about a reference that several payments have",
 						  event->type));
 	else if (!differs_in_amount(work, event, &call) &&
 			 !differs_in_currency(work, event, &call) &&
+			 !differs_in_refund(work, event, &call) &&
 			 !leave_other_reference(work, event, &call) &&
 			 !leave_known_refund(work, event, &call))
 		move(work, event, &call);

@@ -52,12 +52,16 @@ parse(void *state)
 	MemoryContextSwitchTo(own);
 }
 
-/* not that the server has no memory, or that somebody has cancelled us */
+/*
+ * Not that the server has no memory, or that somebody has cancelled us.  An escape
+ * that SQL_ASCII has no character for is not supported.
+ */
 static bool
 is_about_data(const ErrorData *error)
 {
 	return ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_DATA_EXCEPTION ||
-		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_PROGRAM_LIMIT_EXCEEDED ||
+		error->sqlerrcode == ERRCODE_FEATURE_NOT_SUPPORTED;
 }
 
 /* NULL: it is no JSON that we can read */

@@ -375,13 +375,15 @@ read_scalar(Jsonb *body, Datum path, JsonbValue *value)
 		(value->type == jbvString || value->type == jbvNumeric);
 }
 
+/* a number without the zeros behind its point: 10.50 times 100 is 1050.00 */
 static const char *
 scalar_text(const JsonbValue *value)
 {
 	if (value->type == jbvString)
 		return pnstrdup(value->val.string.val, value->val.string.len);
 	return DatumGetCString(DirectFunctionCall1(numeric_out,
-											   NumericGetDatum(value->val.numeric)));
+											   DirectFunctionCall1(numeric_trim_scale,
+																   NumericGetDatum(value->val.numeric))));
 }
 
 /* false: it is longer than any of its kind.  What is not there, or empty, is NULL */

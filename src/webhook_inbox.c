@@ -5,7 +5,7 @@
  *
  * Two keys tell that an event is known: the provider's id of it and the SHA-256
  * of its body.  Razorpay does not sign its id, so that a body could come again
- * under another one.  Whoever brings the same event at the same time waits at
+ * under another one, and another body under this one.  Whoever brings the same event at the same time waits at
  * these keys until the first has committed, and finds it, or has rolled back, and
  * takes its place.
  *
@@ -29,22 +29,32 @@
 
 const char *const webhook_outcomes[WEBHOOK_OUTCOMES] = {
 	"applied", "duplicate", "stale", "ignored", "mismatch", "parked",
-	"unmatched", "rejected"
+	"unmatched", "rejected", "received"
 };
 
 /* ---------- statements ---------- */
 
 #define KEPT_COLUMNS "i.id, i.outcome, i.payment_id"
 
-/* of the application $1 and the provider $2, $3 SHA-256 of the body, $4 id */
+/* of the application $1 and the provider $2, $3 SHA-256 of the body */
+static const Template find_body = {
+	"SELECT " KEPT_COLUMNS ", true AS is_same FROM cusown_ops.webhook_inbox i"
+	" WHERE i.app_schema = $1 AND i.provider = $2 AND i.body_sha256 = $3",
+	3, {NAMEOID, TEXTOID, BYTEAOID},.planned_once = true
+};
+
+/* likewise, or by $4 its id; $5 and on what it says */
 static const Template find_event = {
-	"SELECT k.id, k.outcome, k.payment_id FROM (SELECT " KEPT_COLUMNS
+	"SELECT k.id, k.outcome, k.payment_id, k.is_same"
+	" FROM (SELECT " KEPT_COLUMNS ", true AS is_same"
 	" FROM cusown_ops.webhook_inbox i WHERE i.app_schema = $1"
 	" AND i.provider = $2 AND i.body_sha256 = $3"
-	" UNION ALL SELECT " KEPT_COLUMNS
+	" UNION ALL SELECT " KEPT_COLUMNS ", (i.event_type = $5"
+	" AND coalesce(i.provider_ref = $6, i.provider_ref IS NULL AND $6 IS NULL)"
+	" AND coalesce(i.refunded = $7, i.refunded IS NULL AND $7 IS NULL))"
 	" FROM cusown_ops.webhook_inbox i WHERE i.app_schema = $1"
 	" AND i.provider = $2 AND i.event_id = $4) k LIMIT 1",
-	4, {NAMEOID, TEXTOID, BYTEAOID, TEXTOID},.planned_once = true
+	7, {NAMEOID, TEXTOID, BYTEAOID, TEXTOID, TEXTOID, TEXTOID, INT8OID},.planned_once = true
 };
 
 /* $1 app_schema, then the columns in their order, $15 the body */
@@ -146,20 +156,28 @@ read_kept(uint64 row, WebhookKept *kept)
 
 /* whether the event is known, by its body or by its id */
 bool
-webhook_inbox_find(const WebhookWork *work, const char *provider,
-				   const char *event_id, WebhookKept *kept)
+webhook_inbox_find(const WebhookWork *work, const WebhookEvent *event,
+				   WebhookKept *kept)
 {
-	Datum		values[4];
-	char		nulls[] = "    ";
+	Datum		values[7];
+	char		nulls[] = "       ";
 	bool		found;
 
 	values[0] = template_name(work->binding->app_schema);
-	values[1] = CStringGetTextDatum(provider);
+	values[1] = CStringGetTextDatum(event->provider);
 	values[2] = PointerGetDatum(work->sha256);
-	template_set_text(values, nulls, 4, event_id);
-	found = template_execute(NULL, &find_event, values, nulls, false) > 0;
+	template_set_text(values, nulls, 4, event->id);
+	template_set_text(values, nulls, 5, event->type);
+	template_set_text(values, nulls, 6, event->provider_ref);
+	template_set_value(values, nulls, 7, event->has_refunded,
+					   Int64GetDatum(event->refunded));
+	found = template_execute(NULL, event->id == NULL ? &find_body : &find_event,
+							 values, nulls, false) > 0;
 	if (found)
+	{
 		read_kept(0, kept);
+		kept->is_same = template_bool(0, "is_same");
+	}
 	SPI_freetuptable(SPI_tuptable);
 	return found;
 }

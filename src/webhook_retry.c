@@ -131,12 +131,12 @@ replay_body(void *state)
 				(errcode(ERRCODE_CUSOWN_NOT_FOUND),
 				 errmsg("webhook event " INT64_FORMAT " does not exist",
 						work->inbox_id)));
-	if (kept.outcome == WEBHOOK_APPLIED)
+	if (kept.outcome == WEBHOOK_APPLIED || kept.outcome == WEBHOOK_RECEIVED)
 	{
 		work->outcome = WEBHOOK_DUPLICATE;
 		work->has_payment = kept.has_payment;
 		work->payment = kept.payment;
-		work->detail = "it was applied";
+		work->detail = psprintf("it was %s", webhook_outcomes[kept.outcome]);
 	}
 	else
 	{

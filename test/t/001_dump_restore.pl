@@ -8,6 +8,7 @@ use FindBin;
 use lib $FindBin::RealBin;
 
 use Application;
+use Digest::SHA qw(hmac_sha256_hex);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -113,6 +114,17 @@ $node->safe_psql(
 	SELECT cusown_idempotency_complete('booking', 'k', token, '{"id": 7}')
 	  FROM cusown_idempotency_begin('booking', 'k', '{"price": 1.50}')});
 
+# A webhook of a payment that is not there yet, as the provider sends it.
+sub webhook
+{
+	my ($event_id) = @_;
+	my $body = '{"event": "payment.captured", "payload": {"payment": {"entity": {"id": "pay_early", "amount": 100}}}}';
+
+	$body .= " " x $event_id;
+	return "SET cusown_ops.app_schema = 'public'; SELECT outcome, inbox_id FROM cusown_webhook('razorpay', '$body', "
+	  . "'{\"x-razorpay-event-id\": \"$event_id\", \"x-razorpay-signature\": \"" . hmac_sha256_hex($body, '123456') . "\"}')";
+}
+
 # Some are expired, others are left for the restored database; one entry of
 # the worklist is closed by hand, one is kept back.
 $node->safe_psql(
@@ -135,6 +147,9 @@ $node->safe_psql(
 	INSERT INTO cusown_ops.state_transition VALUES
 	  ('public', 'booking', 'confirmed', 'expire', 'cancelled'),
 	  ('shop', 'slot', 'booked', 'block', 'reserved');
+	INSERT INTO cusown_ops.webhook_provider VALUES ('public', 'cash', 'standard', '$.kind', NULL, 'webhook-id');
+	INSERT INTO cusown_ops.webhook_event (app_schema, provider, event_type, event, payment_ids)
+	VALUES ('public', 'cash', 'paid', 'verify', '{$.for,$.notes.*}');
 	-- a name that attach did not bind, set by hand
 	ALTER TABLE shop.reservation ADD COLUMN why text;
 	INSERT INTO cusown_ops.binding VALUES ('shop', 'bookings', 'cancellation_reason', NULL, 'why');
@@ -142,18 +157,21 @@ $node->safe_psql(
 	SELECT cusown_guard('functions', 'public'), cusown_guard('warn', 'shop');
 });
 
+is($node->safe_psql('source', webhook(1) . ';' . webhook(2)), "parked|1\nparked|2", 'two webhooks come too early');
+$node->safe_psql('source', q{SET cusown_ops.app_schema = 'public'; SELECT cusown_webhook('razorpay', 'forged', '{}')});
+
 # what a run would do next
 my $answer = $node->safe_psql('source',
 	q{SET cusown_ops.app_schema = 'public'; SELECT cusown_expire_bookings(dry_run => true)}
 );
 # What is dumped of our own tables: all but the changes, whose order is that
-# of this database's transactions.
+# of this database's transactions, and the webhooks that were refused.
 sub dumped_state
 {
 	my ($database) = @_;
 
 	return join("\n",
-		grep { !/^cusown_ops\.change/ } split(/\n/,
+		grep { !/^cusown_ops\.(?:change|webhook_rejected)/ } split(/\n/,
 			state_of($node, $database, 'cusown_ops')));
 }
 
@@ -182,6 +200,9 @@ is( $node->safe_psql('source',
 		q{SELECT (SELECT count(*) > 0 FROM cusown_ops.state_transition)
 			AND (SELECT count(*) = 1 FROM cusown_ops.payment_refund)
 			AND (SELECT count(*) = 2 FROM cusown_ops.webhook_secret)
+			AND (SELECT count(*) = 2 FROM cusown_ops.webhook_inbox)
+			AND (SELECT count(*) = 2 FROM cusown_ops.webhook_body)
+			AND (SELECT count(*) = 1 FROM cusown_ops.webhook_rejected)
 			AND (SELECT count(DISTINCT app_schema) = 2 FROM cusown_ops.binding)
 			AND (SELECT count(DISTINCT app_schema) = 2 FROM cusown_ops.attention)
 			AND (SELECT count(*) > 0 FROM cusown_ops.attention WHERE closed_at IS NOT NULL)}),
@@ -249,6 +270,11 @@ foreach my $database (qw(from_custom from_sql))
 			q{SELECT cusown_ops.verify_signature_with_stored_secret('public', 'razorpay', 'razorpay', '{"a":1,"b":2,"c":{"d":3}}',
 			  '{"x-razorpay-signature": "2fe04e22977002e6c7cb553adab8b460cb9e2a4970d5953cb27a8472752e3bbc"}')}),
 		't', "$database: a request is known by a secret that was set before");
+
+	is($node->safe_psql($database, webhook(1) . ';' . webhook(3)), "parked|1\nparked|3",
+		"$database: a webhook that came before is the same, and the next has the next number");
+	is($node->safe_psql($database, 'SELECT count(*) FROM cusown_ops.webhook_rejected'),
+		'0', "$database: what was refused is not there");
 
 	# the first booking that was in flight is paid now
 	is( $node->safe_psql($database,
