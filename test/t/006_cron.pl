@@ -62,7 +62,8 @@ my $scheduled = join("\n",
 	"prune_history|0 3 * * *|app|t|CALL public.cusown_run_job('prune_history'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
 	"prune_idempotency|0 * * * *|app|t|CALL public.cusown_run_job('prune_idempotency'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
 	"release_expired_holds|* * * * *|app|t|CALL public.cusown_run_job('release_expired_holds'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
-	"retry_parked_webhooks|* * * * *|app|t|CALL public.cusown_run_job('retry_parked_webhooks'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)"
+	"retry_parked_webhooks|* * * * *|app|t|CALL public.cusown_run_job('retry_parked_webhooks'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
+	"take_census|0 * * * *|app|t|CALL public.cusown_run_job('take_census'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)"
 );
 my $schedule =
   'SELECT job_name, schedule, database, active, command FROM cusown_schedule() ORDER BY 1';
