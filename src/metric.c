@@ -42,11 +42,8 @@ put_rows(ReturnSetInfo *result, uint64 rows)
 static void
 measure_schema(ReturnSetInfo *result, const char *app_schema)
 {
-	int			settings = NewGUCNestLevel();
+	int			settings = binding_choose_schema(app_schema);
 
-	(void) set_config_option("cusown_ops.app_schema", app_schema,
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
 	put_rows(result, template_execute(NULL, &graded_symptoms, NULL, NULL,
 									  true));
 	AtEOXact_GUC(true, settings);
