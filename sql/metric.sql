@@ -51,8 +51,27 @@ RESET cusown_ops.app_schema;
 SELECT app_schema, job, enabled, every_seconds, late, failing, running,
        abs(last_run_timestamp_seconds - extract(epoch FROM now())) < 600 AS ran,
        last_success_timestamp_seconds >= last_run_timestamp_seconds AS succeeded,
-       last_duration_seconds >= 0 AS took, last_changed AS changed
+       last_duration_seconds >= 0 AS took, last_changed AS changed, changed_total AS total
 FROM cusown_ops.metric_job WHERE app_schema = 'metric_app' ORDER BY job COLLATE "C";
+-- what all runs changed is not forgotten with them
+SET cusown_ops.app_schema = 'metric_app';
+SET cusown_ops.job_run_retention = 1;
+UPDATE bookings SET created_at = now() - interval '3 days' WHERE id IN
+  (SELECT id FROM bookings WHERE status = 'pending' AND created_at > now() - interval '23 hours' ORDER BY id LIMIT 2);
+CALL cusown_run_job('expire_bookings');
+CALL cusown_run_job('expire_bookings');
+CALL cusown_run_job('expire_bookings');
+RESET cusown_ops.job_run_retention;
+-- but with the application
+INSERT INTO cusown_ops.job_total VALUES ('metric_app', 'mark_no_show', 5, now() - interval '30 days'),
+  ('metric_gone', 'mark_no_show', 5, now() - interval '30 days'), ('metric_gone', 'take_census', 5, now());
+SELECT * FROM cusown_prune_history();
+SELECT app_schema, job FROM cusown_ops.job_total WHERE changed = 5 ORDER BY 1, 2;
+RESET cusown_ops.app_schema;
+SELECT r.changed AS held, t.changed AS not_held, m.last_changed, m.changed_total
+FROM cusown_ops.metric_job m JOIN cusown_ops.job_run r USING (app_schema, job)
+LEFT JOIN cusown_ops.job_total t USING (app_schema, job)
+WHERE app_schema = 'metric_app' AND job = 'expire_bookings' AND r.status = 'succeeded';
 -- what fails, and succeeded before
 SET cusown_ops.app_schema = 'metric_app';
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'refused'; END $$;

@@ -76,7 +76,9 @@ SELECT h.app_schema, h.job, h.enabled::integer AS enabled,
        pg_catalog.date_part('epoch', h.last_success) AS last_success_timestamp_seconds,
        pg_catalog.date_part('epoch', r.finished_at OPERATOR(pg_catalog.-) r.started_at)
          AS last_duration_seconds,
-       r.changed AS last_changed
+       r.changed AS last_changed,
+       (coalesce(k.changed, 0::numeric) OPERATOR(pg_catalog.+)
+         coalesce(t.changed, 0::bigint)::numeric)::bigint AS changed_total
 FROM @extschema@.cusown_cron_health() AS h
 LEFT JOIN LATERAL (
   SELECT o.started_at, o.finished_at, o.changed
@@ -84,7 +86,14 @@ LEFT JOIN LATERAL (
   WHERE o.app_schema OPERATOR(pg_catalog.=) h.app_schema
   AND o.job OPERATOR(pg_catalog.=) h.job
   AND o.status OPERATOR(pg_catalog.=) 'succeeded'::text
-  ORDER BY o.id DESC LIMIT 1) AS r ON true;
+  ORDER BY o.id DESC LIMIT 1) AS r ON true
+LEFT JOIN (
+  SELECT o.app_schema, o.job, pg_catalog.sum(o.changed) AS changed
+  FROM cusown_ops.job_run AS o
+  GROUP BY o.app_schema, o.job) AS k
+ON k.app_schema OPERATOR(pg_catalog.=) h.app_schema AND k.job OPERATOR(pg_catalog.=) h.job
+LEFT JOIN cusown_ops.job_total AS t
+ON t.app_schema OPERATOR(pg_catalog.=) h.app_schema AND t.job OPERATOR(pg_catalog.=) h.job;
 
 COMMENT ON VIEW cusown_ops.metric_job IS
 'Whether each job runs on each attached application when it should, for monitoring';
@@ -99,6 +108,7 @@ COMMENT ON COLUMN cusown_ops.metric_job.last_run_timestamp_seconds IS 'when the 
 COMMENT ON COLUMN cusown_ops.metric_job.last_success_timestamp_seconds IS 'when the last success ended, in seconds since 1970; null: there is none';
 COMMENT ON COLUMN cusown_ops.metric_job.last_duration_seconds IS 'of the last success';
 COMMENT ON COLUMN cusown_ops.metric_job.last_changed IS 'what the last success changed: bookings or payments expired, slots released, bookings marked, rows pruned';
+COMMENT ON COLUMN cusown_ops.metric_job.changed_total IS 'what all runs changed, also those that the ledger no longer holds';
 
 CREATE VIEW cusown_ops.metric_worklist AS
 SELECT a.app_schema, a.kind, a.runbook, pg_catalog.count(*) AS open,
@@ -202,13 +212,14 @@ BEGIN ATOMIC
     (10, 'job', 'last_success_timestamp_seconds', 'gauge', 'seconds', 'When the last success ended.'),
     (11, 'job', 'last_duration_seconds', 'gauge', 'seconds', 'How long the last success took.'),
     (12, 'job', 'last_changed', 'gauge', NULL, 'How many rows the last success changed.'),
-    (13, 'worklist', 'open', 'gauge', NULL, 'Entries of the worklist that are open.'),
-    (14, 'worklist', 'oldest_age_seconds', 'gauge', 'seconds', 'Age of the oldest open entry.'),
-    (15, 'webhook', 'events', 'gauge', NULL, 'Events that wait for a payment, found none, or were rejected in the last hour.'),
-    (16, 'webhook', 'oldest_age_seconds', 'gauge', 'seconds', 'Age of the oldest of these events.'),
-    (17, 'worker', 'visits_total', 'counter', NULL, 'Visits since the launcher came up.'),
-    (18, 'worker', 'failures', 'gauge', NULL, 'Visits in a row that failed.'),
-    (19, 'worker', 'last_visit_timestamp_seconds', 'gauge', 'seconds', 'When the last visit began.'))
+    (13, 'job', 'changed_total', 'counter', NULL, 'How many rows all runs changed.'),
+    (14, 'worklist', 'open', 'gauge', NULL, 'Entries of the worklist that are open.'),
+    (15, 'worklist', 'oldest_age_seconds', 'gauge', 'seconds', 'Age of the oldest open entry.'),
+    (16, 'webhook', 'events', 'gauge', NULL, 'Events that wait for a payment, found none, or were rejected in the last hour.'),
+    (17, 'webhook', 'oldest_age_seconds', 'gauge', 'seconds', 'Age of the oldest of these events.'),
+    (18, 'worker', 'visits_total', 'counter', NULL, 'Visits since the launcher came up.'),
+    (19, 'worker', 'failures', 'gauge', NULL, 'Visits in a row that failed.'),
+    (20, 'worker', 'last_visit_timestamp_seconds', 'gauge', 'seconds', 'When the last visit began.'))
     AS v (place, family, metric, type, unit, help)
   JOIN (VALUES
     ('build', '{version}'::text[]),
