@@ -44,6 +44,7 @@ OBJS = \
 	src/launcher.o \
 	src/lazy.o \
 	src/ledger.o \
+	src/metric.o \
 	src/no_show.o \
 	src/overlap.o \
 	src/payment.o \
@@ -117,14 +118,17 @@ SQL_PARTS = \
 	src/worker.sql \
 	src/symptom.sql \
 	src/health.sql \
+	src/metric.sql \
 	src/grant.sql \
 	src/rights.sql
 
 DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
+# comforts for psql, and what an exporter for Prometheus asks for
+DOCS = doc/cusown_ops.psqlrc doc/cusown_ops.queries.yaml
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile signature webhook idempotency job cron cron_health worker symptom health change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile signature webhook idempotency job cron cron_health worker symptom metric health change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

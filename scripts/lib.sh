@@ -16,7 +16,7 @@
 # removed.  As root the servers run as user postgres, otherwise as the caller.
 #
 # Sets: repo, scratch, src (the copied tree), pg_config, bindir, pkglibdir,
-# version, clang (empty if the server's is missing).  Reads: PG_CONFIG (another
+# version, cache, clang (empty if the server's is missing).  Reads: PG_CONFIG (another
 # server than Debian's PostgreSQL 15).  File descriptor 9 holds the install
 # lock and is closed in all children.
 
@@ -33,6 +33,13 @@ guard_file=			# present while packages are being installed
 guard_dir=			# folder made for guard_file, if it was not there
 keep_scratch=		# set to 1: leave the folder behind
 keep_running=		# set to 1: leave folder and processes behind
+
+# where things are kept that take long to get or to make
+if [ "$EUID" -eq 0 ]; then
+	cache=/var/cache/cusown_ops
+else
+	cache=${XDG_CACHE_HOME:-$HOME/.cache}/cusown_ops
+fi
 
 # What is needed to build and to run a private server.
 # shellcheck disable=SC2034
@@ -190,6 +197,28 @@ need_packages()
 	run_apt install -y --no-install-recommends "${missing[@]}" ||
 		die "could not install: ${missing[*]}"
 	guard_off
+}
+
+# need_program NAME PACKAGE - have a program of a Debian package that is not to be
+# installed whole in $cache/tools.  Returns 1 where it cannot be had.
+need_program()
+{
+	local part rc=0
+
+	[ ! -x "$cache/tools/$1" ] || return 0
+	mkdir -p "$cache/tools" || return
+	part=$(mktemp -d "$cache/part.XXXXXXXX") || return
+	say "fetching $1 of Debian's package $2"
+	{ download "$part" "$2" || { run_apt update && download "$part" "$2"; }; } &&
+		dpkg-deb --extract "$part"/*.deb "$part/package" &&
+		mv "$part/package/usr/bin/$1" "$cache/tools/$1" || rc=1
+	rm -rf "$part"
+	return "$rc"
+}
+
+download()
+{
+	(cd "$1" && apt-get -qq -o APT::Sandbox::User= download "$2") >/dev/null 2>&1
 }
 
 

@@ -3,13 +3,8 @@
 # postgres_source.sh - PostgreSQL's source as Debian's archive has it, kept in
 # a folder outside the checkout.  To be sourced behind lib.sh.
 
-# Sets: cache (where things that take long to make are kept), source_archive.
+# Sets: source_archive.
 # shellcheck disable=SC2034
-if [ "$EUID" -eq 0 ]; then
-	cache=/var/cache/cusown_ops
-else
-	cache=${XDG_CACHE_HOME:-$HOME/.cache}/cusown_ops
-fi
 source_archive=		# the .orig.tar of PostgreSQL, once find_source has run
 
 # server_release - print which release pg_config is of, as Debian names it.

@@ -32,6 +32,7 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -536,6 +537,21 @@ binding_chosen_schema(void)
 						attached_as_list()),
 				 errhint("Choose one with SET cusown_ops.app_schema.")));
 	return linitial(attached);
+}
+
+/*
+ * Chooses it for what is called until AtEOXact_GUC(true, …) is given what this
+ * returns; an error ends that too.
+ */
+int
+binding_choose_schema(const char *app_schema)
+{
+	int			settings = NewGUCNestLevel();
+
+	(void) set_config_option("cusown_ops.app_schema", app_schema,
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	return settings;
 }
 
 /* the binding of that schema */

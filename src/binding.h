@@ -50,6 +50,7 @@ extern Binding *binding_use_schema(const char *app_schema,
 extern List *binding_attached(void);
 extern void binding_check_attached(const char *app_schema);
 extern const char *binding_chosen_schema(void);
+extern int	binding_choose_schema(const char *app_schema);
 extern bool binding_chosen(const char **app_schema);
 extern const BoundRelation *binding_relation(const Binding *binding,
 											 const char *relation);

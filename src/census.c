@@ -13,6 +13,7 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "utils/guc.h"
 
 #include "job.h"
 #include "template.h"
@@ -56,12 +57,16 @@ census_step(JobRun *run)
 	Census	   *census = run->state;
 	const Report *report = &reports[census->next++];
 	Datum		values[1];
+	int			settings;
 
 	verb_check_row_security(run->binding, relations_read);
 	values[0] = template_name(run->binding->app_schema);
+	/* reports are of the chosen application, a run may be of any */
+	settings = binding_choose_schema(run->binding->app_schema);
 	if (binding_relation(run->binding, report->relation) != NULL)
 		run->counts.changed += template_execute(NULL, &report->count, values,
 												NULL, false);
+	AtEOXact_GUC(true, settings);
 	return census->next < lengthof(reports);
 }
 

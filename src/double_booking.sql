@@ -101,7 +101,8 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10
 AS 'MODULE_PATHNAME', 'cusown_install_constraints';
 
 COMMENT ON FUNCTION @extschema@.cusown_install_constraints(name, boolean) IS
-'Whether an index makes a second confirmed booking of a slot impossible, what contradicts it, and the DDL that is lacking: SELECT ddl FROM cusown_install_constraints() \gexec
+'Whether an index makes a second confirmed booking of a slot impossible, what contradicts it, and the DDL that is lacking.
+To run it: SELECT ddl FROM cusown_install_constraints() \gexec
 app_schema: schema of the attached application; null: cusown_ops.app_schema, or the only one attached.
 blocking: build it now, which keeps writers out of the table until the end of the transaction.
 Returns rows with status present; missing; contradicted: a slot that has two already (finding says how to resolve it; while there is one, no DDL is given that would fail); invalid: what a failed build has left behind, with the DDL that drops it.

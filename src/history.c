@@ -82,6 +82,12 @@ static const Template prune_runs = {
 	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
 };
 
+static const Template prune_totals = {
+	"DELETE FROM cusown_ops.job_total t WHERE t.app_schema = $1"
+	" AND t.at < $2 AND $3 > 0",
+	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
+};
+
 static const Template prune_refunds = {
 	"WITH old AS MATERIALIZED (SELECT r.payment_id AS payment_id,"
 	" r.refund_ref AS refund_ref FROM cusown_ops.payment_refund r"
@@ -170,6 +176,7 @@ static const Template detached_schemas = {
 	"SELECT d.app_schema FROM (" SCHEMAS_OF("cusown_ops.change")
 	" UNION " SCHEMAS_OF("cusown_ops.attention")
 	" UNION " SCHEMAS_OF("cusown_ops.job_run")
+	" UNION " SCHEMAS_OF("cusown_ops.job_total")
 	" UNION " SCHEMAS_OF("cusown_ops.payment_refund")
 	" UNION " SCHEMAS_OF("cusown_ops.statement")
 	" UNION " SCHEMAS_OF("cusown_ops.statement_line")
@@ -224,6 +231,7 @@ prune_schema(JobRun *run, const NameData *schema, bool detached, int64 before)
 	if (!detached)
 		return;
 	prune(run, &prune_runs, schema, age, before);
+	prune(run, &prune_totals, schema, age, before);
 	prune(run, &prune_refunds, schema, age, before);
 	prune(run, &prune_census, schema, age, before);
 	prune(run, &prune_inbox, schema, age, before);

@@ -111,6 +111,23 @@ COMMENT ON COLUMN cusown_ops.job_run.more_left IS 'whether the worker ended it, 
 SELECT pg_catalog.pg_extension_config_dump('cusown_ops.job_run', '');
 SELECT pg_catalog.pg_extension_config_dump('cusown_ops.job_run_id_seq', '');
 
+CREATE TABLE cusown_ops.job_total (
+  app_schema name NOT NULL,
+  job text NOT NULL,
+  changed bigint NOT NULL,
+  at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+  CONSTRAINT job_total_pkey PRIMARY KEY (app_schema, job)
+);
+
+COMMENT ON TABLE cusown_ops.job_total IS
+'What each job has changed in runs that the ledger no longer holds; for the view cusown_ops.metric_job';
+COMMENT ON COLUMN cusown_ops.job_total.app_schema IS 'schema of the application';
+COMMENT ON COLUMN cusown_ops.job_total.job IS 'name of the job';
+COMMENT ON COLUMN cusown_ops.job_total.changed IS 'as in cusown_ops.job_run';
+COMMENT ON COLUMN cusown_ops.job_total.at IS 'when the last of them left the ledger';
+
+SELECT pg_catalog.pg_extension_config_dump('cusown_ops.job_total', '');
+
 CREATE FUNCTION cusown_ops.check_job_run()
 RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE

@@ -99,13 +99,23 @@ static const Template finish_run = {
 	7, {NAMEOID, INT8OID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, BOOLOID}
 };
 
-/* keeps the newest $4 rows of this outcome */
+/*
+ * Keeps the newest $4 rows of this outcome, and of the others what they add to the
+ * total.  Who ends a job's run holds its lock, so nobody waits for the total; what
+ * requests run is no job and has none.
+ */
 static const Template bound_ledger = {
-	"DELETE FROM cusown_ops.job_run r WHERE r.app_schema = $1"
+	"WITH gone AS (DELETE FROM cusown_ops.job_run r WHERE r.app_schema = $1"
 	" AND r.job = $2 AND r.status = $3"
 	" AND r.id <= (SELECT o.id FROM cusown_ops.job_run o"
 	" WHERE o.app_schema = $1 AND o.job = $2 AND o.status = $3"
-	" ORDER BY o.id DESC OFFSET $4 LIMIT 1)",
+	" ORDER BY o.id DESC OFFSET $4 LIMIT 1) RETURNING r.changed)"
+	" INSERT INTO cusown_ops.job_total AS t (app_schema, job, changed)"
+	" SELECT $1, $2, pg_catalog.sum(g.changed)::int8 FROM gone g"
+	" WHERE cusown_ops.is_shipped_job($2)"
+	" HAVING pg_catalog.sum(g.changed)::int8 > 0::int8"
+	" ON CONFLICT (app_schema, job) DO UPDATE SET"
+	" changed := (t.changed + excluded.changed), at := excluded.at",
 	4, {NAMEOID, TEXTOID, TEXTOID, INT8OID}
 };
 

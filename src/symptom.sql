@@ -58,7 +58,7 @@ BEGIN ATOMIC
     (10, 'double_booking', 'double_overlap', 1, NULL, false, 'stretches',
      'SELECT * FROM cusown_double_bookings();'),
     (11, 'double_booking', 'double_slot_state', 1, NULL, false, 'slots',
-     'SELECT * FROM cusown_double_bookings();'),
+     'SELECT * FROM cusown_repair_slots(true);'),
     (12, 'double_booking', 'unique_index_missing', NULL, 1, false, '0 or 1',
      'SELECT * FROM cusown_install_constraints();'),
     (13, 'double_booking', 'guard_mode', NULL, NULL, true, '0 off to 3 functions',

@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(433);
+SELECT plan(437);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -189,6 +189,7 @@ INSERT INTO t.act (what, sql) VALUES
   ('see the webhooks',           'SELECT count(*) FROM cusown_ops.webhook_inbox'),
   ('see what they bring',        'SELECT count(*) FROM cusown_ops.webhook_body'),
   ('see what waits',             'SELECT count(*) FROM cusown_webhook_backlog()'),
+  ('read the metrics',           'SELECT cusown_metrics()'),
   ('see what events do',         'SELECT count(*) FROM cusown_ops.webhook_machine'),
   ('say what events do',         'DELETE FROM cusown_ops.webhook_event'),
   ('forget webhooks',            'DELETE FROM cusown_ops.webhook_inbox'),
@@ -212,7 +213,7 @@ SELECT p, w FROM unnest(ARRAY['monitor', 'application', 'operator']) p,
                'see what was changed', 'see the jobs', 'see whether jobs run', 'see the ledger',
                'see progress', 'see double bookings', 'read the businesses'' clocks', 'see refunds',
                'read audit rows', 'see the facts of a case', 'take a case to a ticket', 'see payments at odds',
-               'see the statements', 'see the summary', 'see the webhooks', 'see what waits', 'see what events do', 'see what is the matter', 'see the thresholds', 'ask how it is']) w
+               'see the statements', 'see the summary', 'see the webhooks', 'see what waits', 'see what events do', 'see what is the matter', 'see the thresholds', 'ask how it is', 'read the metrics']) w
 UNION ALL
 SELECT p, 'see what does not agree' FROM unnest(ARRAY['monitor', 'operator']) p
 UNION ALL

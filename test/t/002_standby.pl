@@ -53,6 +53,11 @@ like($standby->safe_psql('app', $doubles), qr/^slot_state\|/m, 'of which there a
 is($standby->safe_psql('app', 'SELECT status FROM cusown_install_constraints()'),
 	'present', 'and what keeps them away');
 
+# ages, and what is of this server, are its own
+my $metrics = q{SELECT l FROM regexp_split_to_table(cusown_metrics(), '\n') l WHERE l !~ 'age_seconds|observed|_absent'};
+is($standby->safe_psql('app', $metrics), $primary->safe_psql('app', $metrics), 'metrics are told there');
+like($standby->safe_psql('app', $metrics), qr/^cusown_symptom_severity\{.*"pending_overdue".*\} 2$/m, 'all of them');
+
 # a run that is under way on the primary is no dead one
 my $drain = IPC::Run::start(
 	[
