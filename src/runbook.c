@@ -37,7 +37,7 @@
 #define SCREEN_WIDTH 160
 #define RULES_WIDTH 14
 
-#define MIN_FINDING_WIDTH 20
+#define MIN_FINDING_WIDTH 12
 
 #define STATE_DONE "done"
 #define STATE_NEEDED "needed"
@@ -123,7 +123,7 @@ static const Template case_of_ref = {
 	" p.{payments.status}::text AS status FROM booking k JOIN {payments} p"
 	" ON p.{payments.booking_id} = k.id UNION SELECT p.{payments.id},"
 	" p.{payments.status}::text FROM {payments} p WHERE p.{payments.id} = $1)]"
-	" SELECT f.booking, f.slot, ARRAY(SELECT $1 UNION SELECT f.slot"
+	" SELECT f.booking, f.slot, f.place = 2 AS is_slot, ARRAY(SELECT $1 UNION SELECT f.slot"
 	" WHERE f.slot IS NOT NULL UNION SELECT k.id FROM booking k"
 	"[ UNION SELECT p.id FROM payment p WHERE {?payments} true]) AS ids,"
 	" pg_catalog.concat_ws('; ', coalesce('slot ' || (SELECT"
@@ -385,6 +385,7 @@ use_ref(RunbookCall *call)
 		template_set_value(call->values, call->nulls, i + 1, !isnull, value);
 	}
 	add_row(call, &step, STATE_DONE, template_text(0, "finding"),
+			template_bool(0, "is_slot") ? NULL :
 			psprintf("SELECT * FROM cusown_payment_facts('%s');", ref));
 }
 
@@ -441,6 +442,13 @@ is_first_of_number(const RunbookCall *call, const RunbookStep *step)
 		strcmp(step[-1].number, step->number) != 0;
 }
 
+/* why what does not fire may well be the matter, or NULL */
+static const char *
+unseen(const RunbookCall *call)
+{
+	return call->blinded != NULL ? call->blinded : call->unresolved;
+}
+
 /* nothing to do: said once for steps of the same number */
 static void
 add_quiet(RunbookCall *call, const RunbookStep *step)
@@ -473,6 +481,7 @@ static void
 add_look(RunbookCall *call, const RunbookStep *step)
 {
 	ErrorData  *error;
+	char	   *message;
 
 	if (call->binding == NULL)
 	{
@@ -481,11 +490,11 @@ add_look(RunbookCall *call, const RunbookStep *step)
 	}
 	call->step = step;
 	error = subtransaction_try(look, call, call->context);
-	if (error != NULL)
+	message = message_of(call, error);
+	if (message != NULL && is_first_of_number(call, step))
 		add_row(call, step,
 				error->sqlerrcode == ERRCODE_CUSOWN_NOT_ATTACHED ?
-				STATE_NOT_APPLICABLE : STATE_MANUAL, message_of(call, error),
-				NULL);
+				STATE_NOT_APPLICABLE : STATE_MANUAL, message, NULL);
 }
 
 static void
@@ -495,10 +504,10 @@ add_step(RunbookCall *call, const RunbookStep *step)
 	bool		has_look = step->look.text != NULL;
 	char	   *finding = firing(call, step);
 
-	if (has_symptoms && call->blinded != NULL)
+	if (has_symptoms && finding == NULL && unseen(call) != NULL)
 	{
 		if (is_first_of_number(call, step))
-			add_row(call, step, STATE_MANUAL, call->blinded, NULL);
+			add_row(call, step, STATE_MANUAL, unseen(call), step->command);
 	}
 	else if (has_look && (!has_symptoms || finding != NULL || call->has_ref))
 		add_look(call, step);
@@ -596,10 +605,10 @@ show_runbook(RunbookCall *call, const Runbook *runbook, int rank)
 
 	if (!has_symptoms(runbook))
 		add_row(call, &line, STATE_MANUAL, "not seen from the database", command);
-	else if (call->blinded != NULL)
-		add_row(call, &line, STATE_MANUAL, call->blinded, command);
 	else if (rank > 0)
 		add_row(call, &line, STATE_NEEDED, symptoms_of(call, runbook), command);
+	else if (unseen(call) != NULL)
+		add_row(call, &line, STATE_MANUAL, unseen(call), command);
 	else
 		add_row(call, &line, STATE_DONE, "quiet", command);
 }

@@ -38,16 +38,17 @@ static const RunbookStep steps[] = {
 		"pg_catalog.date_part('epoch', pg_catalog.statement_timestamp()"
 		" - pg_catalog.min(n.counted_at))) || ' ago' || CASE WHEN"
 		" pg_catalog.bool_and(n.is_there = n.observed) THEN '' ELSE"
-		" ' otherwise' END, 'not counted yet') AS finding,"
+		" ', changed since' END, 'not counted yet') AS finding,"
 		" 'CALL cusown_run_job(''take_census'');' AS command FROM n",
 		RUNBOOK_LOOK_ARGS
 	}},
 	{"2", "Identify Conflicts", {COUNTED}, "there are none", NULL, NULL, false, {
 		"SELECT 'done' AS state, d.kind || coalesce(' on slot '"
 		" || pg_catalog.left(d.slot_id::text, 8), '')"
-		" || ': bookings ' || coalesce(pg_catalog.array_to_string(ARRAY(SELECT"
-		" pg_catalog.left(b.id::text, 8) FROM pg_catalog.unnest(d.booking_ids) AS b (id)"
-		" LIMIT 4), ' '), 'none') AS finding,"
+		" || coalesce(': bookings ' || (SELECT pg_catalog.string_agg("
+		"pg_catalog.left(b.id::text, 8), ' ') FROM (SELECT b.id"
+		" FROM pg_catalog.unnest(d.booking_ids) AS b (id) LIMIT 4) b), '')"
+		" AS finding,"
 		" 'SELECT * FROM cusown_double_bookings(''' || d.kind || ''');' AS command"
 		KINDS " ORDER BY d.kind DESC, d.starts, d.slot_id LIMIT 10",
 		RUNBOOK_LOOK_ARGS
@@ -79,8 +80,15 @@ static const RunbookStep steps[] = {
 			" WHERE m.one_confirmed",
 			RUNBOOK_LOOK_ARGS
 	}},
-	{"4", "Prevention", {"guard_mode"}, NULL, "it is below the wanted mode",
-	"SELECT * FROM cusown_guard('functions');"},
+	{"4", "Prevention", {"guard_mode"}, NULL, NULL, NULL, false, {
+		"SELECT 'needed' AS state, 'the guard is below mode ' || w.mode AS finding,"
+		" 'SELECT * FROM cusown_guard(''' || w.mode || ''');' AS command"
+		" FROM (SELECT CASE WHEN greatest(t.warning, t.critical) > 2 THEN 'functions'"
+		" WHEN greatest(t.warning, t.critical) > 1 THEN 'transitions' ELSE 'warn' END"
+		" AS mode FROM cusown_ops.threshold t WHERE t.app_schema = $1"
+		" AND t.symptom = 'guard_mode') w",
+		RUNBOOK_LOOK_ARGS
+	}},
 	{"4", "Prevention", {NULL}, "look at what was changed in the confirmation's code"},
 	{NULL}
 };

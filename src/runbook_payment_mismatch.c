@@ -40,7 +40,7 @@ static const RunbookStep steps[] = {
 		" || cusown_ops.age_text(pg_catalog.date_part('epoch',"
 		" pg_catalog.statement_timestamp() - pg_catalog.min(n.counted_at)))"
 		" || ' ago' || CASE WHEN pg_catalog.bool_and(n.is_there = n.observed)"
-		" THEN '' ELSE ' otherwise' END END AS finding,"
+		" THEN '' ELSE ', changed since' END END AS finding,"
 		" 'CALL cusown_run_job(''take_census'');' AS command FROM n",
 		RUNBOOK_LOOK_ARGS
 	}},
@@ -49,7 +49,7 @@ static const RunbookStep steps[] = {
 		" m.command || ';' AS command" MISMATCHES " LIMIT 10",
 		RUNBOOK_LOOK_ARGS
 	}},
-	{"2", "Idempotency / Replay", {"webhook_waiting", "webhook_unmatched"},
+	{"2", "Idempotency", {"webhook_waiting", "webhook_unmatched"},
 		"no webhook waits; each event is applied once", NULL, NULL, false, {
 			"SELECT 'needed' AS state, i.provider || ' ' || i.event_type || ' '"
 			" || i.outcome || ' for ' || cusown_ops.age_text(pg_catalog.date_part("
@@ -60,7 +60,7 @@ static const RunbookStep steps[] = {
 			" OR i.payment_ids && $2) ORDER BY i.received_at, i.id LIMIT 20",
 			RUNBOOK_LOOK_ARGS
 	}},
-	{"2", "Idempotency / Replay", {"webhook_rejected"}, NULL,
+	{"2", "Idempotency", {"webhook_rejected"}, NULL,
 		"compare the secret; see runbook security_incident",
 	"TABLE cusown_ops.webhook_rejected;", true},
 	{"3", "Reconciliation", {NULL}, "load the provider's statement", NULL, NULL, false, {
@@ -89,9 +89,10 @@ static const RunbookStep steps[] = {
 			" FROM {payments} p WHERE m.kind = 'paid_twice'"
 			" AND p.{payments.booking_id} = m.id AND p.{payments.status} = 'completed'"
 			" ORDER BY p.{payments.created_at}, p.{payments.id} OFFSET 1)) p ON true"
-			" UNION ALL SELECT 'manual', m.kind || ': ask the provider and the customer',"
-			" m.command || ';' FROM m WHERE m.kind = ANY"
-			" ('{over_refunded,shared_ref,unpaid}')) r"
+			" UNION ALL SELECT 'manual', (pg_catalog.count(*))::text || ' ' || m.kind"
+			" || ': ask the provider and the customer',"
+			" 'SELECT * FROM cusown_payment_mismatches();' FROM m WHERE m.kind = ANY"
+			" ('{over_refunded,shared_ref,unpaid}') GROUP BY m.kind) r"
 			" GROUP BY r.command ORDER BY state DESC, r.command LIMIT 20",
 			RUNBOOK_LOOK_ARGS
 	}},
