@@ -5,10 +5,13 @@ RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-  SELECT CASE WHEN seconds >= 172800 THEN floor(seconds / 86400) || ' days'
-              WHEN seconds >= 7200 THEN floor(seconds / 3600) || ' hours'
-              WHEN seconds >= 120 THEN floor(seconds / 60) || ' min'
-              ELSE greatest(floor(seconds), 0) || ' s' END;
+  SELECT CASE WHEN seconds >= '172800'::double precision
+              THEN floor(seconds / '86400'::double precision)::text || ' days'
+              WHEN seconds >= '7200'::double precision
+              THEN floor(seconds / '3600'::double precision)::text || ' hours'
+              WHEN seconds >= '120'::double precision
+              THEN floor(seconds / '60'::double precision)::text || ' min'
+              ELSE floor(greatest(seconds, '0'::double precision))::text || ' s' END;
 END;
 
 COMMENT ON FUNCTION cusown_ops.age_text(double precision) IS
@@ -26,7 +29,7 @@ BEGIN ATOMIC
   SELECT s.runbook, s.symptom, array_position('{warning,critical}', s.severity),
          s.symptom || CASE WHEN k.unit LIKE '0 %' THEN ''
                            WHEN k.unit = 'seconds' THEN ' ' || cusown_ops.age_text(s.observed)
-                           ELSE ' ' || s.observed END
+                           ELSE ' ' || s.observed::text END
   FROM @extschema@.cusown_symptoms() AS s
   JOIN cusown_ops.shipped_symptoms() AS k ON k.symptom = s.symptom
   WHERE s.firing

@@ -154,7 +154,7 @@ INSERT INTO cusown_ops.webhook_inbox (app_schema, provider, event_id, event_type
   provider_ref, payment_ids, amount, currency, outcome, next_try)
 VALUES ('public', 'razorpay', 'event', 'payment.failed', sha256('body'), now() - interval '5 h', 'fail', 'pay_3',
   '{}', 50000, 'INR', 'parked', now());
-UPDATE cusown_ops.attention SET closed_at = NULL WHERE kind = 'paid_pending';
+UPDATE cusown_ops.attention SET closed_at = NULL, closed_by = NULL, note = NULL WHERE kind = 'paid_pending';
 CALL cusown_run_job('take_census');
 SELECT is(t.firing('payment_mismatch'), 'paid_cancelled paid_pending paid_twice payment_worklist webhook_waiting',
           'payment mismatch fires');
