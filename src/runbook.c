@@ -18,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -520,9 +521,21 @@ add_step(RunbookCall *call, const RunbookStep *step)
 				finding, step->command);
 }
 
+/* what is printed would be refused here */
+static void
+warn_of_standby(RunbookCall *call)
+{
+	static const RunbookStep step = {"0", "This Server"};
+
+	if (RecoveryInProgress())
+		add_row(call, &step, STATE_MANUAL,
+				"a standby: run the commands on the primary", NULL);
+}
+
 static void
 show_steps(RunbookCall *call)
 {
+	warn_of_standby(call);
 	if (call->has_ref)
 		use_ref(call);
 	for (const RunbookStep *step = call->runbook->steps; step->number != NULL;

@@ -53,6 +53,18 @@ like($standby->safe_psql('app', $doubles), qr/^slot_state\|/m, 'of which there a
 is($standby->safe_psql('app', 'SELECT status FROM cusown_install_constraints()'),
 	'present', 'and what keeps them away');
 
+foreach my $runbook (qw(cron_failure double_booking payment_mismatch database_performance))
+{
+	my $steps = "SELECT step, state, command FROM cusown_runbook('$runbook') WHERE step <> '0'";
+
+	is($standby->safe_psql('app', $steps), $primary->safe_psql('app', $steps),
+		"the runbook $runbook is the same there");
+}
+is( $standby->safe_psql('app', q{SELECT finding FROM cusown_runbook('cron_failure') WHERE step = '0'}),
+	'a standby: run the commands on the primary', 'and says where to run what it prints');
+is($primary->safe_psql('app', q{SELECT count(*) FROM cusown_runbook('cron_failure') WHERE step = '0'}),
+	'0', 'which the primary does not');
+
 # a run that is under way on the primary is no dead one
 my $drain = IPC::Run::start(
 	[
