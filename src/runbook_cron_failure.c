@@ -22,7 +22,7 @@ static const RunbookStep steps[] = {
 		RUNBOOK_LOOK_ARGS
 	}},
 	{"2", "Check Vercel Cron", {"scheduler_absent"},
-		"pg_cron is loaded", "look at Vercel Cron; or add pg_cron and restart",
+		"pg_cron is loaded, or not missed", "look at Vercel Cron; or add pg_cron and restart",
 	"SHOW shared_preload_libraries;", true},
 	{"2", "Check Vercel Cron", {"job_late"}, NULL, NULL, NULL, false, {
 		"SELECT 'needed' AS state, (pg_catalog.count(*))::text"
