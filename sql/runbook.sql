@@ -233,3 +233,9 @@ RESET cusown_ops.app_schema;
 -- What keeps its names to itself: another schema, a path that has none of ours.
 SET search_path = pg_catalog;
 SELECT count(*) > 5 AS steps FROM public.cusown_runbook();
+
+RESET search_path;
+SET client_min_messages = warning;
+DROP EXTENSION cusown_ops;
+DROP FUNCTION steps(text, uuid);
+DROP SCHEMA runbook_app, runbook_shop CASCADE;
