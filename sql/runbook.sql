@@ -236,6 +236,6 @@ SELECT count(*) > 5 AS steps FROM public.cusown_runbook();
 
 RESET search_path;
 SET client_min_messages = warning;
-DROP EXTENSION cusown_ops;
 DROP FUNCTION steps(text, uuid);
 DROP SCHEMA runbook_app, runbook_shop CASCADE;
+DROP EXTENSION cusown_ops;
