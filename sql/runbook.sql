@@ -105,6 +105,7 @@ UPDATE payments SET refund_amount_cents = 1500, status = 'refunded' WHERE id = p
 CALL add_payment(82, 8, 'completed');
 
 SELECT * FROM steps('cron_failure') WHERE finding ~ 'overdue';
+SELECT * FROM steps('double_booking') WHERE step = '4' AND finding ~ 'index'; -- it would fail
 CALL cusown_run_job('take_census');
 SELECT * FROM steps() WHERE state = 'needed';
 SELECT * FROM steps('double_booking');
@@ -117,6 +118,10 @@ FROM steps('cron_failure') WHERE step = '5';
 UPDATE cusown_ops.job_run SET status = 'failed', sqlstate = '23514' WHERE job = 'expire_bookings';
 UPDATE cusown_ops.job_run SET finished_at = finished_at - interval '3 days' WHERE job = 'take_census';
 SELECT * FROM cusown_runbook('cron_failure') WHERE step IN ('1', '3') AND command ~ 'expire_bookings|census|health';
+
+-- A finding of several lines, and one of more than 160 bytes without a space.
+UPDATE cusown_ops.attention SET finding = E'one\ntwo ' || repeat('a', 170) WHERE kind = 'unexpirable';
+SELECT finding FROM cusown_runbook('cron_failure') WHERE command ~ 'resolve';
 
 -- One case: by its booking, its slot, its payment.
 SELECT * FROM steps('double_booking', b(2)) WHERE step IN ('0', '2', '3');

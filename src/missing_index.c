@@ -47,9 +47,9 @@ missing_body(void *state)
 	{
 		const Resolved *table = attach_find(names, lookup->relation, "");
 		char	   *columns = table == NULL ? NULL :
-			attach_index_columns(lookup, names);
+		attach_index_columns(lookup, names);
 		char	   *ddl = columns == NULL ? NULL :
-			attach_index_remedy(lookup, table, columns, names);
+		attach_index_remedy(lookup, table, columns, names);
 
 		if (ddl != NULL)
 			put_missing(state, lookup, ddl);

@@ -230,21 +230,36 @@ line_length(const char *text, int width)
 	return length;
 }
 
+/* an error's message may have lines of its own */
 static char *
-wrap(const char *text, int width)
+in_one_line(const char *text)
+{
+	char	   *line = pstrdup(text);
+
+	for (char *at = line; *at != '\0'; at++)
+	{
+		if (*at == '\n')
+			*at = ' ';
+	}
+	return line;
+}
+
+static char *
+wrap(const char *finding, int width)
 {
 	StringInfoData lines;
+	const char *at = in_one_line(finding);
 
 	initStringInfo(&lines);
-	while (*text != '\0')
+	while (*at != '\0')
 	{
-		int			length = line_length(text, width);
+		int			length = line_length(at, width);
 
 		if (lines.len > 0)
 			appendStringInfoChar(&lines, '\n');
-		appendBinaryStringInfo(&lines, text, length);
-		text += length;
-		text += strspn(text, " ");
+		appendBinaryStringInfo(&lines, at, length);
+		at += length;
+		at += strspn(at, " ");
 	}
 	return lines.data;
 }
@@ -502,7 +517,7 @@ static void
 add_step(RunbookCall *call, const RunbookStep *step)
 {
 	bool		has_symptoms = step->symptoms[0] != NULL;
-	bool		has_look = step->look.text != NULL;
+	bool		has_look = step->look.text !=NULL;
 	char	   *finding = firing(call, step);
 
 	if (has_symptoms && finding == NULL && unseen(call) != NULL)

@@ -14,7 +14,7 @@ static const RunbookStep steps[] = {
 	{"2", "Deploy to Staging", {NULL}, "merge to develop, CI passes, test there"},
 	{"3", "Deploy to Production", {NULL}, "merge to main, watch it, health checks"},
 	{"4", "Post-Deployment", {RUNBOOK_ANY}, "no symptom fires", NULL,
-	"SELECT * FROM cusown_runbook();", true},
+	"SELECT * FROM cusown_runbook();",.outside = true},
 	{"5", "Rollback", {NULL}, "if needed: promote the previous deployment in Vercel"},
 	{NULL}
 };

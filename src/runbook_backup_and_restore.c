@@ -10,7 +10,7 @@
 #include "runbook.h"
 
 static const RunbookStep steps[] = {
-	{"1", "Automatic Backups", {NULL}, NULL, NULL, NULL, false, {
+	{"1", "Automatic Backups", {NULL},.look = {
 		"SELECT CASE WHEN a.last_failed_time > coalesce(a.last_archived_time,"
 		" '-infinity'::timestamptz) THEN 'manual' WHEN a.last_archived_time IS NULL"
 		" THEN 'manual' ELSE 'done' END AS state, CASE WHEN a.last_failed_time >"
@@ -29,7 +29,7 @@ static const RunbookStep steps[] = {
 	{"3", "Select Backup", {NULL}, "the point in time before the fault"},
 	{"4", "Restore", {NULL}, "choose the target, confirm, watch it"},
 	{"5", "Verify", {RUNBOOK_ANY}, "no symptom fires; test the application", NULL,
-	"SELECT * FROM cusown_runbook();", true},
+	"SELECT * FROM cusown_runbook();",.outside = true},
 	{NULL}
 };
 

@@ -13,7 +13,7 @@
 #include "runbook.h"
 
 static const RunbookStep steps[] = {
-	{"1", "Verify Cron Not Running", {NULL}, "no jobs", NULL, NULL, false, {
+	{"1", "Verify Cron Not Running", {NULL}, "no jobs",.look = {
 		"SELECT 'done' AS state, (pg_catalog.count(*) FILTER (WHERE j.late))::text"
 		" || ' of ' || (pg_catalog.count(*))::text || ' jobs late; expire_bookings '"
 		" || (pg_catalog.min(j.succeeded) FILTER (WHERE j.job = 'expire_bookings'))"
@@ -22,9 +22,9 @@ static const RunbookStep steps[] = {
 		RUNBOOK_LOOK_ARGS
 	}},
 	{"2", "Check Vercel Cron", {"scheduler_absent"},
-		"pg_cron is loaded, or not missed", "look at Vercel Cron; or add pg_cron and restart",
-	"SHOW shared_preload_libraries;", true},
-	{"2", "Check Vercel Cron", {"job_late"}, NULL, NULL, NULL, false, {
+	"pg_cron is loaded, or not missed", "look at Vercel Cron; or add pg_cron and restart",
+	"SHOW shared_preload_libraries;",.outside = true},
+	{"2", "Check Vercel Cron", {"job_late"},.look = {
 		"SELECT 'needed' AS state, (pg_catalog.count(*))::text"
 		" || ' late jobs are not active in pg_cron' AS finding,"
 		" 'SELECT * FROM cusown_schedule();' AS command"
@@ -34,21 +34,21 @@ static const RunbookStep steps[] = {
 		RUNBOOK_LOOK_ARGS
 	}},
 	{"3", "Manual Run (One-Off)", {"job_late", "job_failing", "job_died"},
-		"each job has run", NULL, NULL, false, {
-			"SELECT CASE WHEN j.running THEN 'done' ELSE 'needed' END AS state,"
-			" pg_catalog.concat_ws(', ', CASE WHEN j.running THEN 'running now'"
-			" WHEN j.late THEN 'late' END, j.succeeded, j.failed) AS finding,"
-			" 'CALL cusown_run_job(''' || j.job || ''');' AS command"
-			" FROM cusown_ops.runbook_jobs($1) j"
-			" WHERE j.late OR j.failed IS NOT NULL"
-			" ORDER BY j.job = 'expire_bookings' DESC, j.job",
-			RUNBOOK_LOOK_ARGS
+	"each job has run",.look = {
+		"SELECT CASE WHEN j.running THEN 'done' ELSE 'needed' END AS state,"
+		" pg_catalog.concat_ws(', ', CASE WHEN j.running THEN 'running now'"
+		" WHEN j.late THEN 'late' END, j.succeeded, j.failed) AS finding,"
+		" 'CALL cusown_run_job(''' || j.job || ''');' AS command"
+		" FROM cusown_ops.runbook_jobs($1) j"
+		" WHERE j.late OR j.failed IS NOT NULL"
+		" ORDER BY j.job = 'expire_bookings' DESC, j.job",
+		RUNBOOK_LOOK_ARGS
 	}},
 	{"3", "Manual Run (One-Off)", {"pending_overdue"}, NULL, NULL,
 	"CALL cusown_run_job('expire_bookings');"},
 	{"3", "Manual Run (One-Off)", {"hold_overdue"}, NULL, NULL,
 	"CALL cusown_run_job('release_expired_holds');"},
-	{"4", "Lazy Heal", {NULL}, NULL, NULL, NULL, false, {
+	{"4", "Lazy Heal", {NULL},.look = {
 		"SELECT 'done' AS state, 'no action: ' || coalesce('requests expired bookings '"
 		" || cusown_ops.age_text(pg_catalog.date_part('epoch',"
 		" pg_catalog.statement_timestamp() - pg_catalog.max(r.finished_at)))"
@@ -59,11 +59,9 @@ static const RunbookStep steps[] = {
 		RUNBOOK_LOOK_ARGS
 	}},
 	{"4", "Lazy Heal", {"worker_absent"}, NULL, "it does not visit this database",
-	"SHOW cusown_ops.worker_databases;", true},
-	{"5", "Fix Root Cause", {"cron_worklist"}, "nothing is on the worklist", NULL,
-		NULL, false, RUNBOOK_WORKLIST("a.runbook = 'cron_failure'")},
-	{"5", "Fix Root Cause", {"worklist_age"}, NULL, NULL,
-		NULL, false, RUNBOOK_WORKLIST("a.runbook <> 'cron_failure'")},
+	"SHOW cusown_ops.worker_databases;",.outside = true},
+	{"5", "Fix Root Cause", {"cron_worklist"}, "nothing is on the worklist",.look = RUNBOOK_WORKLIST("a.runbook = 'cron_failure'")},
+	{"5", "Fix Root Cause", {"worklist_age"},.look = RUNBOOK_WORKLIST("a.runbook <> 'cron_failure'")},
 	{"5", "Fix Root Cause", {NULL}, "mend the scheduler's settings, write a post-mortem"},
 	{NULL}
 };

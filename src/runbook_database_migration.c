@@ -16,10 +16,10 @@ static const RunbookStep steps[] = {
 	{"3", "Apply to Production", {NULL}, "in one transaction", NULL,
 	"\\i migration.sql"},
 	{"4", "Verify Application", {"binding_unresolved"},
-		"every name is still there", NULL,
+	"every name is still there", NULL,
 	"SELECT * FROM cusown_attach(cusown_ops.chosen_app_schema());"},
 	{"4", "Verify Application", {RUNBOOK_ANY}, NULL, NULL,
-	"SELECT * FROM cusown_runbook();", true},
+	"SELECT * FROM cusown_runbook();",.outside = true},
 	{"5", "Rollback", {NULL}, "if needed: restore, verify the data", NULL,
 	"SELECT * FROM cusown_runbook('backup_and_restore');"},
 	{NULL}

@@ -10,22 +10,21 @@
 #include "runbook.h"
 
 static const RunbookStep steps[] = {
-	{"1", "Identify Slow Queries", {NULL}, "pg_stat_statements is not installed", NULL,
-		NULL, false, {
-			"SELECT 'manual' AS state, 'pg_stat_statements is in schema '"
-			" || n.nspname AS finding, 'SELECT calls, mean_exec_time, query"
-			" FROM pg_stat_statements ORDER BY 2 DESC LIMIT 9;' AS command"
-			" FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n"
-			" ON n.oid = e.extnamespace WHERE e.extname = 'pg_stat_statements'",
-			RUNBOOK_LOOK_ARGS
+	{"1", "Identify Slow Queries", {NULL}, "pg_stat_statements is not installed",.look = {
+		"SELECT 'manual' AS state, 'pg_stat_statements is in schema '"
+		" || n.nspname AS finding, 'SELECT calls, mean_exec_time, query"
+		" FROM pg_stat_statements ORDER BY 2 DESC LIMIT 9;' AS command"
+		" FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n"
+		" ON n.oid = e.extnamespace WHERE e.extname = 'pg_stat_statements'",
+		RUNBOOK_LOOK_ARGS
 	}},
-	{"2", "Optimize Queries", {NULL}, "we miss no index", NULL, NULL, false, {
+	{"2", "Optimize Queries", {NULL}, "we miss no index",.look = {
 		"SELECT CASE WHEN m.ddl IS NULL THEN 'manual' ELSE 'needed' END AS state,"
 		" 'no index: ' || m.relation AS finding, m.ddl AS command"
 		" FROM cusown_ops.missing_indexes() m",
 		RUNBOOK_LOOK_ARGS
 	}},
-	{"3", "Verify Indexes", {NULL}, NULL, NULL, NULL, false, {
+	{"3", "Verify Indexes", {NULL},.look = {
 		"SELECT 'done' AS state, (pg_catalog.count(*))::text"
 		" || ' indexes of its tables were never used' AS finding,"
 		" 'SELECT * FROM pg_stat_user_indexes WHERE idx_scan = 0;' AS command"

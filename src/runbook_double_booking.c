@@ -24,7 +24,7 @@
 #define COUNTED "double_same_slot", "double_overlap", "double_slot_state"
 
 static const RunbookStep steps[] = {
-	{"1", "Confirm Violation", {NULL}, NULL, NULL, NULL, false, {
+	{"1", "Confirm Violation", {NULL},.look = {
 		"WITH n AS MATERIALIZED (SELECT k.kind, c.observed, c.counted_at,"
 		" CASE WHEN c.observed > 0 THEN (SELECT pg_catalog.count(*)"
 		" FROM cusown_ops.runbook_double_bookings(k.kind)) ELSE c.observed END AS is_there"
@@ -42,7 +42,7 @@ static const RunbookStep steps[] = {
 		" 'CALL cusown_run_job(''take_census'');' AS command FROM n",
 		RUNBOOK_LOOK_ARGS
 	}},
-	{"2", "Identify Conflicts", {COUNTED}, "there are none", NULL, NULL, false, {
+	{"2", "Identify Conflicts", {COUNTED}, "there are none",.look = {
 		"SELECT 'done' AS state, d.kind || coalesce(' on slot '"
 		" || pg_catalog.left(d.slot_id::text, 8), '')"
 		" || coalesce(': bookings ' || (SELECT pg_catalog.string_agg("
@@ -53,7 +53,7 @@ static const RunbookStep steps[] = {
 		KINDS " ORDER BY d.kind DESC, d.starts, d.slot_id LIMIT 10",
 		RUNBOOK_LOOK_ARGS
 	}},
-	{"3", "Resolution", {COUNTED}, "nothing to resolve", NULL, NULL, false, {
+	{"3", "Resolution", {COUNTED}, "nothing to resolve",.look = {
 		"SELECT 'needed' AS state, r.kind || CASE WHEN $2 IS NULL"
 		" THEN ': ' || (pg_catalog.count(*))::text ELSE '' END AS finding, r.command"
 		" FROM (SELECT d.kind, CASE WHEN d.kind = 'overlap'"
@@ -67,20 +67,18 @@ static const RunbookStep steps[] = {
 		" r.kind, r.command LIMIT 10",
 		RUNBOOK_LOOK_ARGS
 	}},
-	{"3", "Resolution", {"booking_worklist"}, NULL, NULL, NULL, false,
-	RUNBOOK_WORKLIST("a.runbook = 'double_booking'")},
-	{"4", "Prevention", {"unique_index_missing"}, "a unique index is there", NULL,
-		NULL, false, {
-			"SELECT CASE WHEN c.observed > 0 THEN 'manual' ELSE 'needed' END AS state,"
-			" CASE WHEN c.observed > 0 THEN 'no unique index: resolve them first'"
-			" ELSE 'no unique index' END AS finding,"
-			" CASE WHEN c.observed > 0 THEN NULL ELSE m.ddl END AS command"
-			" FROM cusown_ops.missing_indexes() m LEFT JOIN cusown_ops.census c"
-			" ON c.app_schema = $1 AND c.symptom = 'double_same_slot'"
-			" WHERE m.one_confirmed",
-			RUNBOOK_LOOK_ARGS
+	{"3", "Resolution", {"booking_worklist"},.look = RUNBOOK_WORKLIST("a.runbook = 'double_booking'")},
+	{"4", "Prevention", {"unique_index_missing"}, "a unique index is there",.look = {
+		"SELECT CASE WHEN c.observed = 0 THEN 'needed' ELSE 'manual' END AS state,"
+		" CASE WHEN c.observed = 0 THEN 'no unique index'"
+		" ELSE 'no unique index: count and resolve first' END AS finding,"
+		" CASE WHEN c.observed = 0 THEN m.ddl END AS command"
+		" FROM cusown_ops.missing_indexes() m LEFT JOIN cusown_ops.census c"
+		" ON c.app_schema = $1 AND c.symptom = 'double_same_slot'"
+		" WHERE m.one_confirmed",
+		RUNBOOK_LOOK_ARGS
 	}},
-	{"4", "Prevention", {"guard_mode"}, NULL, NULL, NULL, false, {
+	{"4", "Prevention", {"guard_mode"},.look = {
 		"SELECT 'needed' AS state, 'the guard is below mode ' || w.mode AS finding,"
 		" 'SELECT * FROM cusown_guard(''' || w.mode || ''');' AS command"
 		" FROM (SELECT CASE WHEN greatest(t.warning, t.critical) > 2 THEN 'functions'"

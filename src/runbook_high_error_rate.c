@@ -11,8 +11,8 @@
 
 static const RunbookStep steps[] = {
 	{"1", "Identify Issue", {RUNBOOK_ANY}, "no symptom fires; review the logs in Vercel",
-		NULL, "SELECT * FROM cusown_runbook();", true},
-	{"2", "Quick Fixes", {NULL}, NULL, NULL, NULL, false, {
+	NULL, "SELECT * FROM cusown_runbook();",.outside = true},
+	{"2", "Quick Fixes", {NULL},.look = {
 		"SELECT CASE WHEN (n.used * 10) >= (n.most * 9) THEN 'manual' ELSE 'done' END AS state,"
 		" n.used || ' of ' || n.most || ' connections are taken' AS finding,"
 		" 'SELECT state, count(*) FROM pg_stat_activity GROUP BY state;' AS command"

@@ -22,7 +22,7 @@
 	" AND ($2 IS NULL OR m.id = ANY ($2))"
 
 static const RunbookStep steps[] = {
-	{"1", "Gather Facts", {NULL}, NULL, NULL, NULL, false, {
+	{"1", "Gather Facts", {NULL},.look = {
 		"{?payments}WITH m AS MATERIALIZED (SELECT m.kind, pg_catalog.count(*) AS payments"
 		" FROM cusown_ops.runbook_mismatches() m GROUP BY m.kind),"
 		" n AS MATERIALIZED (SELECT k.kind, c.observed, c.counted_at,"
@@ -44,26 +44,26 @@ static const RunbookStep steps[] = {
 		" 'CALL cusown_run_job(''take_census'');' AS command FROM n",
 		RUNBOOK_LOOK_ARGS
 	}},
-	{"1", "Gather Facts", {KINDS}, NULL, NULL, NULL, false, {
+	{"1", "Gather Facts", {KINDS},.look = {
 		"SELECT 'done' AS state, m.kind || ', ' || m.finding AS finding,"
 		" m.command || ';' AS command" MISMATCHES " LIMIT 10",
 		RUNBOOK_LOOK_ARGS
 	}},
 	{"2", "Idempotency", {"webhook_waiting", "webhook_unmatched"},
-		"no webhook waits; each event is applied once", NULL, NULL, false, {
-			"SELECT 'needed' AS state, i.provider || ' ' || i.event_type || ' '"
-			" || i.outcome || ' for ' || cusown_ops.age_text(pg_catalog.date_part("
-			"'epoch', pg_catalog.statement_timestamp() - i.received_at)) AS finding,"
-			" 'SELECT cusown_webhook_replay(' || i.id || ');' AS command"
-			" FROM cusown_ops.webhook_inbox i WHERE i.app_schema = $1"
-			" AND i.next_try IS NOT NULL AND ($2 IS NULL OR i.payment_id = ANY ($2)"
-			" OR i.payment_ids && $2) ORDER BY i.received_at, i.id LIMIT 20",
-			RUNBOOK_LOOK_ARGS
+	"no webhook waits; each event is applied once",.look = {
+		"SELECT 'needed' AS state, i.provider || ' ' || i.event_type || ' '"
+		" || i.outcome || ' for ' || cusown_ops.age_text(pg_catalog.date_part("
+		"'epoch', pg_catalog.statement_timestamp() - i.received_at)) AS finding,"
+		" 'SELECT cusown_webhook_replay(' || i.id || ');' AS command"
+		" FROM cusown_ops.webhook_inbox i WHERE i.app_schema = $1"
+		" AND i.next_try IS NOT NULL AND ($2 IS NULL OR i.payment_id = ANY ($2)"
+		" OR i.payment_ids && $2) ORDER BY i.received_at, i.id LIMIT 20",
+		RUNBOOK_LOOK_ARGS
 	}},
 	{"2", "Idempotency", {"webhook_rejected"}, NULL,
-		"compare the secret; see runbook security_incident",
-	"TABLE cusown_ops.webhook_rejected;", true},
-	{"3", "Reconciliation", {NULL}, "load the provider's statement", NULL, NULL, false, {
+	"compare the secret; see runbook security_incident",
+	"TABLE cusown_ops.webhook_rejected;",.outside = true},
+	{"3", "Reconciliation", {NULL}, "load the provider's statement",.look = {
 		"SELECT 'manual' AS state, s.provider || '''s statement of '"
 		" || cusown_ops.age_text(pg_catalog.date_part('epoch',"
 		" pg_catalog.statement_timestamp() - s.loaded_at)) || ' ago' AS finding,"
@@ -76,28 +76,26 @@ static const RunbookStep steps[] = {
 		" FROM cusown_ops.statement s WHERE s.app_schema = $1)",
 		RUNBOOK_LOOK_ARGS
 	}},
-	{"4", "Communication", {KINDS}, "nothing to refund; inform the customer", NULL,
-		NULL, false, {
-			"WITH m AS MATERIALIZED (SELECT m.kind, m.id, m.command" MISMATCHES ")"
-			" SELECT pg_catalog.min(r.state) AS state,"
-			" pg_catalog.string_agg(r.finding, ', ' ORDER BY r.finding) AS finding,"
-			" r.command FROM (SELECT 'needed'::text AS state,"
-			" m.kind || ': refunded at the provider?' AS finding,"
-			" 'SELECT cusown_payment_transition(''' || p.id || ''', ''refund'');' AS command"
-			" FROM m JOIN LATERAL (SELECT m.id AS id WHERE m.kind = 'paid_cancelled'"
-			" OR m.kind = 'paid_pending' UNION ALL (SELECT p.{payments.id} AS id"
-			" FROM {payments} p WHERE m.kind = 'paid_twice'"
-			" AND p.{payments.booking_id} = m.id AND p.{payments.status} = 'completed'"
-			" ORDER BY p.{payments.created_at}, p.{payments.id} OFFSET 1)) p ON true"
-			" UNION ALL SELECT 'manual', (pg_catalog.count(*))::text || ' ' || m.kind"
-			" || ': ask the provider and the customer',"
-			" 'SELECT * FROM cusown_payment_mismatches();' FROM m WHERE m.kind = ANY"
-			" ('{over_refunded,shared_ref,unpaid}') GROUP BY m.kind) r"
-			" GROUP BY r.command ORDER BY state DESC, r.command LIMIT 20",
-			RUNBOOK_LOOK_ARGS
+	{"4", "Communication", {KINDS}, "nothing to refund; inform the customer",.look = {
+		"WITH m AS MATERIALIZED (SELECT m.kind, m.id, m.command" MISMATCHES ")"
+		" SELECT pg_catalog.min(r.state) AS state,"
+		" pg_catalog.string_agg(r.finding, ', ' ORDER BY r.finding) AS finding,"
+		" r.command FROM (SELECT 'needed'::text AS state,"
+		" m.kind || ': refunded at the provider?' AS finding,"
+		" 'SELECT cusown_payment_transition(''' || p.id || ''', ''refund'');' AS command"
+		" FROM m JOIN LATERAL (SELECT m.id AS id WHERE m.kind = 'paid_cancelled'"
+		" OR m.kind = 'paid_pending' UNION ALL (SELECT p.{payments.id} AS id"
+		" FROM {payments} p WHERE m.kind = 'paid_twice'"
+		" AND p.{payments.booking_id} = m.id AND p.{payments.status} = 'completed'"
+		" ORDER BY p.{payments.created_at}, p.{payments.id} OFFSET 1)) p ON true"
+		" UNION ALL SELECT 'manual', (pg_catalog.count(*))::text || ' ' || m.kind"
+		" || ': ask the provider and the customer',"
+		" 'SELECT * FROM cusown_payment_mismatches();' FROM m WHERE m.kind = ANY"
+		" ('{over_refunded,shared_ref,unpaid}') GROUP BY m.kind) r"
+		" GROUP BY r.command ORDER BY state DESC, r.command LIMIT 20",
+		RUNBOOK_LOOK_ARGS
 	}},
-	{"4", "Communication", {"payment_worklist"}, NULL, NULL, NULL, false,
-	RUNBOOK_WORKLIST("a.runbook = 'payment_mismatch'")},
+	{"4", "Communication", {"payment_worklist"},.look = RUNBOOK_WORKLIST("a.runbook = 'payment_mismatch'")},
 	{NULL}
 };
 

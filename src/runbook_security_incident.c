@@ -12,8 +12,8 @@
 static const RunbookStep steps[] = {
 	{"1", "Immediate Actions", {NULL}, "isolate systems, preserve logs, write a timeline"},
 	{"2", "Assessment", {"webhook_rejected"}, "no wave of webhooks with a wrong signature",
-		"somebody sends webhooks with a wrong signature",
-	"TABLE cusown_ops.webhook_rejected;", true},
+	"somebody sends webhooks with a wrong signature",
+	"TABLE cusown_ops.webhook_rejected;",.outside = true},
 	{"2", "Assessment", {NULL}, "review what was changed, and by whom", NULL,
 	"SELECT * FROM cusown_changes_since(0);"},
 	{"3", "Containment", {NULL}, "rotate all secrets, revoke tokens, block addresses", NULL,
