@@ -176,7 +176,7 @@ SELECT screen(NULL) <= 160 AS fits;
 SELECT step, screen(step) <= 160 AS fits, screen(step, b(8)) <= 160 AS case_fits, screen(step, s(4)) <= 160 AS slot_fits
 FROM cusown_runbook() ORDER BY step;
 
--- Nothing is written; how fast it is, the sample week shows.
+-- Nothing is written.
 BEGIN READ ONLY;
 SELECT step, (SELECT count(*) > 0 FROM cusown_runbook(r.step)) AS steps FROM cusown_runbook() r ORDER BY step;
 SELECT count(*) > 0 AS steps FROM cusown_runbook('payment_mismatch', p(71));

@@ -24,7 +24,7 @@ CREATE EXTENSION cusown_ops;
 SET search_path = public, tap;
 \i :fixture/sample_week.sql
 
-SELECT plan(56);
+SELECT plan(61);
 
 SELECT count(*) FROM cusown_attach() \g /dev/null
 
@@ -175,6 +175,21 @@ SELECT is_empty('SELECT id, status, slot_id FROM bookings EXCEPT TABLE t.booking
 SELECT is_empty('SELECT id, status FROM slots EXCEPT TABLE t.slot_before', 'and no slot');
 SELECT is(count(*), 1::bigint, 'the refund has its audit row') FROM audit_logs
  WHERE entity_id = t.id('payment', 1) AND action_type = 'payment_refunded';
+
+--
+-- The database is slow
+--
+
+SELECT is(state, 'done', 'there is no pg_stat_statements') FROM cusown_runbook('database_performance') WHERE step = '1';
+CREATE EXTENSION pg_stat_statements SCHEMA t;
+SELECT matches(finding, '^pg_stat_statements\s+is\s+in\s+schema\s+t$', 'it is found')
+  FROM cusown_runbook('database_performance') WHERE step = '1';
+SELECT isnt(t.needed('database_performance'), 0::bigint, 'indexes are missing');
+\set runbook database_performance
+\i :fixture/walk_runbook.sql
+SELECT is(t.needed('database_performance'), 0::bigint, 'walked, none is');
+SELECT is(count(*), 0::bigint, 'as attaching says')
+  FROM cusown_attach(dry_run => true) WHERE attribute ~ '^no (unique )?index';
 
 --
 -- All three on the minimal application
