@@ -45,6 +45,7 @@ OBJS = \
 	src/lazy.o \
 	src/ledger.o \
 	src/metric.o \
+	src/missing_index.o \
 	src/no_show.o \
 	src/overlap.o \
 	src/payment.o \
@@ -61,6 +62,19 @@ OBJS = \
 	src/resolve.o \
 	src/row_check.o \
 	src/row_lock.o \
+	src/runbook.o \
+	src/runbook_application_deployment.o \
+	src/runbook_authentication.o \
+	src/runbook_backup_and_restore.o \
+	src/runbook_cron_failure.o \
+	src/runbook_database_migration.o \
+	src/runbook_database_performance.o \
+	src/runbook_double_booking.o \
+	src/runbook_emergency_contacts.o \
+	src/runbook_high_error_rate.o \
+	src/runbook_payment_mismatch.o \
+	src/runbook_rate_limiting.o \
+	src/runbook_security_incident.o \
 	src/shmem.o \
 	src/signature.o \
 	src/signature_parse.o \
@@ -119,6 +133,7 @@ SQL_PARTS = \
 	src/symptom.sql \
 	src/health.sql \
 	src/metric.sql \
+	src/runbook.sql \
 	src/grant.sql \
 	src/rights.sql
 
@@ -128,7 +143,7 @@ DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 # comforts for psql, and what an exporter for Prometheus asks for
 DOCS = doc/cusown_ops.psqlrc doc/cusown_ops.queries.yaml
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile signature webhook idempotency job cron cron_health worker symptom metric health change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile signature webhook idempotency job cron cron_health worker symptom runbook metric health change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

@@ -27,7 +27,7 @@ SET search_path = public, tap;
 \i :fixture/sample_week.sql
 SELECT count(*) AS names FROM cusown_attach() \gset
 
-SELECT plan(437);
+SELECT plan(442);
 
 --
 -- Roles, by names that no other run uses; one needs quotes
@@ -170,6 +170,7 @@ INSERT INTO t.act (what, sql) VALUES
   ('see personal data in them',  'SELECT count(*) FROM cusown_payment_facts((SELECT id FROM payments ORDER BY id LIMIT 1), true)'),
   ('take a case to a ticket',    'SELECT cusown_payment_case((SELECT id FROM payments ORDER BY id LIMIT 1))'),
   ('see payments at odds',       'SELECT count(*) FROM cusown_payment_mismatches()'),
+  ('walk through a runbook',     'SELECT count(*) FROM cusown_runbook(''payment_mismatch'', (SELECT min(id::text)::uuid FROM payments))'),
   ('begin a request',            'SELECT state FROM cusown_idempotency_begin(''s'', ''k'', lease => ''0'')'),
   ('complete a request',
    'SELECT cusown_idempotency_complete(''s'', ''k'', token, ''1'') FROM cusown_idempotency_begin(''s'', ''k'', lease => ''0'')'),
@@ -213,6 +214,7 @@ SELECT p, w FROM unnest(ARRAY['monitor', 'application', 'operator']) p,
                'see what was changed', 'see the jobs', 'see whether jobs run', 'see the ledger',
                'see progress', 'see double bookings', 'read the businesses'' clocks', 'see refunds',
                'read audit rows', 'see the facts of a case', 'take a case to a ticket', 'see payments at odds',
+               'walk through a runbook',
                'see the statements', 'see the summary', 'see the webhooks', 'see what waits', 'see what events do', 'see what is the matter', 'see the thresholds', 'ask how it is', 'read the metrics']) w
 UNION ALL
 SELECT p, 'see what does not agree' FROM unnest(ARRAY['monitor', 'operator']) p
@@ -323,6 +325,8 @@ SELECT is(count(*), 67::bigint, 'with its audit rows')
 SELECT is_empty('SELECT verify_audit_chain()', 'in an unbroken chain');
 SELECT is(t.try('monitor', 'SELECT count(*) FROM cusown_ops.attention WHERE closed_at IS NULL'), '8',
           'the monitor sees the worklist');
+SELECT is(t.try('monitor', 'SELECT count(*) FROM cusown_runbook() r, cusown_runbook(r.step) s WHERE s.finding ~ ''denied|hides'''),
+          '0', 'the monitor sees all that there is to a runbook');
 SELECT is(t.try('operator', 'SELECT cusown_attention_resolve(min(id), ''Done'') FROM cusown_ops.attention'), 'true',
           'the operator closes an entry');
 SELECT results_eq('SELECT closed_by FROM cusown_ops.attention WHERE closed_at IS NOT NULL',

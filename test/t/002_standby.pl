@@ -58,6 +58,18 @@ my $metrics = q{SELECT l FROM regexp_split_to_table(cusown_metrics(), '\n') l WH
 is($standby->safe_psql('app', $metrics), $primary->safe_psql('app', $metrics), 'metrics are told there');
 like($standby->safe_psql('app', $metrics), qr/^cusown_symptom_severity\{.*"pending_overdue".*\} 2$/m, 'all of them');
 
+foreach my $runbook (qw(cron_failure double_booking payment_mismatch database_performance))
+{
+	my $steps = "SELECT step, state, command FROM cusown_runbook('$runbook') WHERE step <> '0'";
+
+	is($standby->safe_psql('app', $steps), $primary->safe_psql('app', $steps),
+		"the runbook $runbook is the same there");
+}
+is( $standby->safe_psql('app', q{SELECT finding FROM cusown_runbook('cron_failure') WHERE step = '0'}),
+	'a standby: run the commands on the primary', 'and says where to run what it prints');
+is($primary->safe_psql('app', q{SELECT count(*) FROM cusown_runbook('cron_failure') WHERE step = '0'}),
+	'0', 'which the primary does not');
+
 # a run that is under way on the primary is no dead one
 my $drain = IPC::Run::start(
 	[

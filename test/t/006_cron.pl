@@ -55,6 +55,10 @@ is( refusal($node, 'app', 'SELECT * FROM cusown_schedule()'),
 	'55000 CREATE EXTENSION pg_cron;',
 	'in pg_cron\'s database the extension must be there');
 $node->safe_psql('app', 'CREATE EXTENSION pg_cron');
+my $to_schedule =
+  q{SELECT command FROM cusown_runbook('cron_failure') WHERE step = '2' AND state = 'needed'};
+is($node->safe_psql('app', $to_schedule),
+	'SELECT * FROM cusown_schedule();', 'the runbook prints what schedules late jobs');
 
 my $scheduled = join("\n",
 	"expire_bookings|*/5 * * * *|app|t|CALL public.cusown_run_job('expire_bookings'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
@@ -68,6 +72,7 @@ my $scheduled = join("\n",
 my $schedule =
   'SELECT job_name, schedule, database, active, command FROM cusown_schedule() ORDER BY 1';
 is($node->safe_psql('app', $schedule), $scheduled, 'all enabled jobs are scheduled');
+is($node->safe_psql('app', $to_schedule), '', 'and not what is scheduled');
 is($node->safe_psql('app', $schedule), $scheduled, 'a second time changes nothing');
 my (undef, undef, $warning) = $node->psql('app', $schedule);
 like($warning, qr/WARNING:  jobs will run as superuser "/, 'of a superuser it warns');
