@@ -5,6 +5,7 @@ EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(srcdir)/cus
 
 MODULE_big = cusown_ops
 OBJS = \
+	src/alert.o \
 	src/appointment.o \
 	src/attach.o \
 	src/attach_advice.o \
@@ -115,6 +116,7 @@ SQL_PARTS = \
 	src/idempotency.sql \
 	src/worker.sql \
 	src/symptom.sql \
+	src/alert.sql \
 	src/grant.sql \
 	src/rights.sql
 
@@ -122,7 +124,7 @@ DATA_built = cusown_ops--$(EXTVERSION).sql
 # the reference schema of the application, for new users and for the tests
 DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile signature webhook idempotency job cron cron_health worker symptom change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile signature webhook idempotency job cron cron_health worker symptom alert change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

@@ -32,6 +32,7 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -536,6 +537,20 @@ binding_chosen_schema(void)
 						attached_as_list()),
 				 errhint("Choose one with SET cusown_ops.app_schema.")));
 	return linitial(attached);
+}
+
+/*
+ * Chooses an application for what is called from here, until
+ * AtEOXact_GUC(true, ...) of what this returns, or an error.
+ */
+int
+binding_choose(const char *app_schema)
+{
+	int			settings = NewGUCNestLevel();
+
+	(void) set_config_option("cusown_ops.app_schema", app_schema, PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	return settings;
 }
 
 /* the binding of that schema */

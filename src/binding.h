@@ -51,6 +51,7 @@ extern List *binding_attached(void);
 extern void binding_check_attached(const char *app_schema);
 extern const char *binding_chosen_schema(void);
 extern bool binding_chosen(const char **app_schema);
+extern int	binding_choose(const char *app_schema);
 extern const BoundRelation *binding_relation(const Binding *binding,
 											 const char *relation);
 extern const BoundColumn *binding_column(const Binding *binding,
