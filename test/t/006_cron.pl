@@ -57,11 +57,14 @@ is( refusal($node, 'app', 'SELECT * FROM cusown_schedule()'),
 $node->safe_psql('app', 'CREATE EXTENSION pg_cron');
 
 my $scheduled = join("\n",
+	"evaluate_alerts|* * * * *|app|t|CALL public.cusown_run_job('evaluate_alerts'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
 	"expire_bookings|*/5 * * * *|app|t|CALL public.cusown_run_job('expire_bookings'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
 	"expire_payments|*/5 * * * *|app|t|CALL public.cusown_run_job('expire_payments'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
 	"prune_history|0 3 * * *|app|t|CALL public.cusown_run_job('prune_history'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
 	"prune_idempotency|0 * * * *|app|t|CALL public.cusown_run_job('prune_idempotency'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
-	"release_expired_holds|* * * * *|app|t|CALL public.cusown_run_job('release_expired_holds'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)"
+	"release_expired_holds|* * * * *|app|t|CALL public.cusown_run_job('release_expired_holds'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
+	"retry_parked_webhooks|* * * * *|app|t|CALL public.cusown_run_job('retry_parked_webhooks'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
+	"take_census|0 * * * *|app|t|CALL public.cusown_run_job('take_census'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)"
 );
 my $schedule =
   'SELECT job_name, schedule, database, active, command FROM cusown_schedule() ORDER BY 1';
@@ -70,7 +73,7 @@ is($node->safe_psql('app', $schedule), $scheduled, 'a second time changes nothin
 my (undef, undef, $warning) = $node->psql('app', $schedule);
 like($warning, qr/WARNING:  jobs will run as superuser "/, 'of a superuser it warns');
 is($node->safe_psql('app', 'SELECT count(*) FROM cron.job'),
-	'5', 'there is one entry a job');
+	'8', 'there is one entry a job');
 
 is( refusal($node, 'app', "SELECT * FROM cusown_schedule('expire_bookings', '7 minutes')"),
 	'22023 The nearest that it can is every 360 seconds.',
