@@ -122,7 +122,7 @@ is($node->safe_psql('app', 'SELECT DISTINCT username FROM cron.job WHERE databas
 is($node->safe_psql('app', 'SELECT count(*) FROM cron.job WHERE database = \'elsewhere\''),
 	'1', 'and nothing of another database');
 is($node->safe_psql('app', 'SELECT cusown_unschedule()'),
-	'5', 'unscheduling takes out all of ours in this database');
+	'8', 'unscheduling takes out all of ours in this database');
 $node->safe_psql('app',
 	"SELECT cusown_schedule('expire_bookings', username => 'jobs')");
 
