@@ -45,7 +45,7 @@ LANGUAGE sql AS $$
   UPDATE cusown_ops.alert SET clear_since = now() - ago WHERE resolved_at IS NULL AND clear_since IS NOT NULL;
 $$;
 CALL ran('alert_shop', '0');
-SELECT cusown_set_threshold('scheduler_absent', NULL, NULL);
+SELECT count(cusown_set_threshold(s, NULL, NULL)) FROM unnest('{scheduler_absent,worker_absent}'::text[]) s;
 SELECT cusown_set_threshold('cron_worklist', 2, 4);
 SHOW cusown_ops.alert_hold;
 
@@ -178,7 +178,7 @@ SELECT * FROM cusown_evaluate_alerts();
 SELECT count(*) > 0 AS attached FROM cusown_attach('alert_app');
 CALL ran('alert_app', '0');
 SET cusown_ops.app_schema = 'alert_app';
-SELECT cusown_set_threshold('scheduler_absent', NULL, NULL);
+SELECT count(cusown_set_threshold(s, NULL, NULL)) FROM unnest('{scheduler_absent,worker_absent}'::text[]) s;
 RESET cusown_ops.app_schema;
 CALL worklist('alert_app', 1);
 CALL worklist('alert_shop', 2);

@@ -47,7 +47,7 @@
 #include "verb.h"
 
 /* what has happened to an alert */
-typedef struct Event
+typedef struct AlertEvent
 {
 	int64		id;
 	char	   *event;			/* opened, critical or resolved */
@@ -57,7 +57,7 @@ typedef struct Event
 	char	   *observed;		/* as JSON, as threshold */
 	char	   *threshold;
 	char	   *command;		/* what to run next, or NULL */
-} Event;
+} AlertEvent;
 
 /* one evaluation of one application */
 typedef struct Evaluation
@@ -155,7 +155,7 @@ static const Template alert_by_id = {
 /* ---------- telling ---------- */
 
 static void
-notify(const Evaluation *evaluation, const Event *event)
+notify(const Evaluation *evaluation, const AlertEvent *event)
 {
 	StringInfoData payload;
 
@@ -171,7 +171,7 @@ notify(const Evaluation *evaluation, const Event *event)
 }
 
 static void
-log_event(const Evaluation *evaluation, const Event *event)
+log_event(const Evaluation *evaluation, const AlertEvent *event)
 {
 	bool		is_resolved = strcmp(event->event, "resolved") == 0;
 
@@ -202,7 +202,7 @@ tell_outages(const Evaluation *evaluation)
 }
 
 static void
-tell(Evaluation *evaluation, const Event *events, int count)
+tell(Evaluation *evaluation, const AlertEvent *events, int count)
 {
 	if (evaluation->is_late)
 		tell_outages(evaluation);
@@ -217,10 +217,10 @@ tell(Evaluation *evaluation, const Event *events, int count)
 
 /* ---------- an evaluation ---------- */
 
-static Event
+static AlertEvent
 read_event(uint64 row)
 {
-	Event		event;
+	AlertEvent	event;
 	bool		isnull;
 
 	event.id = DatumGetInt64(template_column(row, "id", &isnull));
@@ -235,7 +235,7 @@ read_event(uint64 row)
 }
 
 static void
-count_event(Evaluation *evaluation, const Event *event)
+count_event(Evaluation *evaluation, const AlertEvent *event)
 {
 	evaluation->opened += strcmp(event->event, "opened") == 0;
 	if (strcmp(event->event, "resolved") != 0)
@@ -245,10 +245,10 @@ count_event(Evaluation *evaluation, const Event *event)
 }
 
 /* without an event there is one row, that says what fires */
-static Event *
+static AlertEvent *
 read_events(Evaluation *evaluation, uint64 rows, int *count)
 {
-	Event	   *events = palloc(rows * sizeof(Event));
+	AlertEvent *events = palloc(rows * sizeof(AlertEvent));
 	bool		isnull;
 
 	evaluation->firing = DatumGetInt32(template_column(0, "firing", &isnull));
@@ -295,7 +295,7 @@ static void
 evaluate(Evaluation *evaluation)
 {
 	Datum		values[2];
-	Event	   *events;
+	AlertEvent *events;
 	int			count;
 
 	refuse_superuser(evaluation);
@@ -336,11 +336,11 @@ const Job	evaluate_alerts_job = {
 /* ---------- the functions ---------- */
 
 /* one call of cusown_evaluate_alerts() */
-typedef struct Call
+typedef struct EvaluateCall
 {
 	ReturnSetInfo *result;
 	char	   *source;
-} Call;
+} EvaluateCall;
 
 /* SubtransactionBody */
 static void
@@ -354,7 +354,7 @@ evaluate_chosen(void *state)
 }
 
 static void
-put(const Call *call, const Evaluation *evaluation)
+put(const EvaluateCall *call, const Evaluation *evaluation)
 {
 	Datum		values[4];
 	bool		nulls[4] = {false};
@@ -380,7 +380,7 @@ check_error(const Evaluation *evaluation, ErrorData *error, bool is_only)
 }
 
 static void
-evaluate_locked(const Call *call, const char *app_schema, bool is_only)
+evaluate_locked(const EvaluateCall *call, const char *app_schema, bool is_only)
 {
 	Evaluation	evaluation = {app_schema, call->source};
 	LedgerRun	ledger = {evaluate_alerts_job.name, app_schema, call->source};
@@ -404,7 +404,7 @@ evaluate_locked(const Call *call, const char *app_schema, bool is_only)
 static void
 evaluate_body(void *state)
 {
-	Call	   *call = state;
+	EvaluateCall *call = state;
 	List	   *schemas = job_schemas(CurrentMemoryContext);
 	ListCell   *lc;
 
@@ -433,7 +433,7 @@ evaluate_body(void *state)
 Datum
 cusown_evaluate_alerts(PG_FUNCTION_ARGS)
 {
-	Call		call = {0};
+	EvaluateCall call = {0};
 
 	verb_check_transaction("cusown_evaluate_alerts");
 	call.source = verb_source(fcinfo, 0);

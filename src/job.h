@@ -45,8 +45,9 @@ typedef struct Job
 	int			every;			/* seconds between runs, where the owner set
 								 * none */
 	bool		enabled;		/* where the owner did not say */
-	const char *const *relations;	/* what it reads and changes; NULL: it works
-									 * also where the binding does not resolve */
+	const char *const *relations;	/* what it reads and changes; NULL: it
+									 * works also where the binding does not
+									 * resolve */
 	Size		state_size;
 	bool		(*step) (JobRun *run);	/* one batch; false when nothing is
 										 * left */
