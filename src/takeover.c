@@ -278,6 +278,41 @@ change_row(const Template *statement, const Takeover *takeover)
 	return template_execute(NULL, statement, values, NULL, false) > 0;
 }
 
+/* one change of cusown_ops.outage */
+typedef struct OutageChange
+{
+	const Template *statement;
+	const Takeover *takeover;
+	bool		is_ours;		/* nobody else had done so */
+} OutageChange;
+
+static void
+change_body(void *state)
+{
+	OutageChange *change = state;
+
+	change->is_ours = change_row(change->statement, change->takeover);
+}
+
+/*
+ * Somebody may have told of it in a transaction that is still open.  Who waits for
+ * that as long as he may leaves it to him, and goes on.
+ */
+static bool
+change_outage(const Template *statement, const Takeover *takeover)
+{
+	OutageChange change = {statement, takeover};
+	ErrorData  *error = subtransaction_try(change_body, &change,
+										   CurrentMemoryContext);
+
+	if (error != NULL)
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not write the outage of job \"%s\" down: %s",
+						takeover->job, error->message)));
+	return error == NULL && change.is_ours;
+}
+
 /* tells the application of an outage that it was not told of */
 void
 takeover_tell_failed(const Takeover *takeover, const char *source,
@@ -286,7 +321,7 @@ takeover_tell_failed(const Takeover *takeover, const char *source,
 	Notice		notice = {takeover, source, "cron_failed", "critical",
 	description};
 
-	if (change_row(&insert_outage, takeover))
+	if (change_outage(&insert_outage, takeover))
 		tell_application(&notice);
 }
 
@@ -298,7 +333,7 @@ takeover_tell_recovered(const Takeover *takeover, const char *source,
 	Notice		notice = {takeover, source, "cron_recovered", "info",
 	description};
 
-	if (change_row(&delete_outage, takeover) && !takeover->is_disabled)
+	if (change_outage(&delete_outage, takeover) && !takeover->is_disabled)
 		tell_application(&notice);
 }
 

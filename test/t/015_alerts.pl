@@ -187,6 +187,23 @@ is(ask($news), "cron_failed|1\ncron_recovered|0", 'of which nothing more is told
 scheduler_ran('0');
 shows(q{SELECT count(*) = 0 FROM cusown_ops.alert WHERE resolved_at IS NULL}, 'the scheduler is back');
 is(ask($news), "cron_failed|1\ncron_recovered|1", 'which is told once');
+
+# ---------- somebody evaluates, and does not commit ----------
+
+configure('cusown_ops.worker', 'off');
+shows('SELECT count(*) = 0 FROM cusown_worker_status()', 'the worker is off');
+scheduler_ran('1 day');
+my $human = $node->background_psql('app');
+$human->query_safe('SET client_min_messages = error; BEGIN; SELECT cusown_evaluate_alerts()');
+configure('cusown_ops.worker', 'on');
+shows("SELECT ($runs) > 0", 'the worker covers all the same');
+is(ask($news), "cron_failed|1\ncron_recovered|1", 'and leaves it to him to tell of it');
+$human->query_safe('COMMIT');
+$human->quit;
+is(ask($news), "cron_failed|2\ncron_recovered|1", 'as he does');
+scheduler_ran('0');
+shows(q{SELECT count(*) = 0 FROM cusown_ops.takeover}, 'the scheduler is back');
+is(ask($news), "cron_failed|2\ncron_recovered|2", 'which is told');
 $node->stop;
 
 done_testing();
