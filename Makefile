@@ -5,6 +5,7 @@ EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(srcdir)/cus
 
 MODULE_big = cusown_ops
 OBJS = \
+	src/alert.o \
 	src/appointment.o \
 	src/attach.o \
 	src/attach_advice.o \
@@ -134,6 +135,7 @@ SQL_PARTS = \
 	src/health.sql \
 	src/metric.sql \
 	src/runbook.sql \
+	src/alert.sql \
 	src/grant.sql \
 	src/rights.sql
 
@@ -143,7 +145,7 @@ DATA = test/fixture/cusown_app.sql test/fixture/cusown_app_mended.sql
 # comforts for psql, and what an exporter for Prometheus asks for
 DOCS = doc/cusown_ops.psqlrc doc/cusown_ops.queries.yaml
 
-REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile signature webhook idempotency job cron cron_health worker symptom runbook metric health change history grant \
+REGRESS = attach binding state_machine attention expiry lazy split hold no_show booking guard double_booking resolve constraint payment payment_expiry payment_guard payment_facts payment_mismatch statement reconcile signature webhook idempotency job cron cron_health worker symptom alert runbook metric health change history grant \
 	hostile settings
 REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(sort $(wildcard $(srcdir)/test/specs/*.spec)))

@@ -151,7 +151,7 @@ SELECT expect('batches', batches, 3::bigint) AS n FROM cusown_ops.job_run \gset
 \echo
 SELECT job, every, late, last_outcome, cron_state FROM cusown_cron_health();
 
-SELECT expect('late jobs', count(*) FILTER (WHERE late), 6::bigint) AS n FROM cusown_cron_health() \gset
+SELECT expect('late jobs', count(*) FILTER (WHERE late), 7::bigint) AS n FROM cusown_cron_health() \gset
 
 \echo '11. What the application has to tell its customers, from a cursor on.'
 \echo

@@ -31,7 +31,7 @@ UPDATE cusown_ops.job_run SET started_at = started_at - interval '15 minutes',
 SELECT job, every, late, date_trunc('second', now() - late_since) AS "late for", last_outcome, cron_state
 FROM cusown_cron_health() WHERE enabled AND last_outcome IS NOT NULL;
 
-SELECT expect('jobs that are late', count(*) FILTER (WHERE late), 3::bigint) AS n
+SELECT expect('jobs that are late', count(*) FILTER (WHERE late), 5::bigint) AS n
 FROM cusown_cron_health() WHERE last_outcome IS NOT NULL \gset
 
 \echo '18. The extension is still preloaded, so its worker has noticed.  As it has no'
@@ -49,7 +49,7 @@ SELECT database, did FROM cusown_worker_status();
 \echo
 ALTER SYSTEM SET cusown_ops.worker_role = 'jobs';
 SELECT pg_reload_conf() AS n \gset
-SELECT poll($$SELECT count(DISTINCT job) = 3 FROM cusown_ops.job_run WHERE source = 'worker' AND status = 'succeeded'$$) AS n \gset
+SELECT poll($$SELECT count(DISTINCT job) = 5 FROM cusown_ops.job_run WHERE source = 'worker' AND status = 'succeeded'$$) AS n \gset
 SELECT job, late, last_outcome, last_source, last_session LIKE '%role jobs' AS as_jobs
 FROM cusown_cron_health() WHERE enabled AND last_outcome IS NOT NULL;
 SELECT action_type, severity, metadata->>'job' AS job, metadata->>'source' AS source
@@ -57,5 +57,5 @@ FROM audit_logs WHERE action_type = 'cron_failed' ORDER BY created_at;
 
 SELECT expect('jobs that are late', count(*) FILTER (WHERE late), 0::bigint) AS n
 FROM cusown_cron_health() WHERE last_outcome IS NOT NULL \gset
-SELECT expect('alarms in the audit trail', count(*), 3::bigint) AS n
+SELECT expect('alarms in the audit trail', count(*), 4::bigint) AS n
 FROM audit_logs WHERE action_type = 'cron_failed' AND severity = 'critical' \gset

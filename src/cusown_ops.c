@@ -104,6 +104,12 @@ int			cusown_webhook_ttl = 3 * 86400;
  */
 int			cusown_webhook_retention = 30 * 86400;
 
+/*
+ * cusown_ops.alert_hold: seconds for which a symptom must have been quiet before
+ * its alert is resolved.
+ */
+int			cusown_alert_hold = 300;
+
 static void
 define_settings(void)
 {
@@ -182,6 +188,12 @@ define_settings(void)
 							"How long bodies of webhooks are kept.",
 							"Their hashes are kept, so that none is applied twice.",
 							&cusown_webhook_retention, 30 * 86400, 60, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cusown_ops.alert_hold",
+							"How long a symptom must be quiet before its alert is resolved.",
+							"One that fires again before goes on as the same alert.",
+							&cusown_alert_hold, 300, 0, INT_MAX,
 							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
 
 	worker_define_settings();

@@ -30,6 +30,8 @@ extern bool cusown_confirm_past;	/* whether what is over can be confirmed */
 extern int	cusown_webhook_ttl; /* seconds an event waits for its payment */
 extern int	cusown_webhook_retention;	/* seconds that bodies are kept */
 
+extern int	cusown_alert_hold;	/* seconds until a quiet alert is resolved */
+
 #define CUSOWN_MAX_BATCH_SIZE 10000
 
 #endif							/* CUSOWN_OPS_H */

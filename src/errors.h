@@ -15,7 +15,7 @@
 /* no application attached, or a binding that no longer resolves */
 #define ERRCODE_CUSOWN_NOT_ATTACHED			MAKE_SQLSTATE('U', 'O', '0', '0', '1')
 
-/* no such booking, slot, payment, statement or worklist row */
+/* no such booking, slot, payment, statement, worklist row or alert */
 #define ERRCODE_CUSOWN_NOT_FOUND			MAKE_SQLSTATE('U', 'O', '0', '0', '2')
 
 /* the state machine does not allow this transition; or a key is not held */

@@ -3,8 +3,8 @@
  * history.c
  *	  What our own tables need not keep for ever, and the job prune_history.
  *
- * Changes older than cusown_ops.change_retention, and worklist entries that
- * were closed longer ago than that, go.  The ledger bounds itself at the end
+ * Changes older than cusown_ops.change_retention, and worklist entries and alerts
+ * that were closed longer ago than that, go.  The ledger bounds itself at the end
  * of each run; but for lazy heal, where the application's role may not.
  *
  * An application that was detached has no runs any more, so each run prunes
@@ -162,6 +162,21 @@ static const Template prune_census = {
 	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
 };
 
+static const Template prune_alerts = {
+	"DELETE FROM cusown_ops.alert a WHERE a.app_schema = $1 AND a.id = ANY (ARRAY("
+	"SELECT o.id FROM cusown_ops.alert o WHERE o.app_schema = $1"
+	" AND o.resolved_at < $2 LIMIT $3 FOR UPDATE SKIP LOCKED))",
+	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
+};
+
+/* nobody evaluates the open ones of an application that was detached */
+static const Template prune_detached_alerts = {
+	"DELETE FROM cusown_ops.alert a WHERE a.app_schema = $1 AND a.id = ANY (ARRAY("
+	"SELECT o.id FROM cusown_ops.alert o WHERE o.app_schema = $1"
+	" AND o.last_seen < $2 LIMIT $3 FOR UPDATE SKIP LOCKED))",
+	3, {NAMEOID, TIMESTAMPTZOID, INT8OID}
+};
+
 /* each of its schemas once, by steps along an index that begins with it */
 #define SCHEMAS_OF(table) \
 	"(WITH RECURSIVE step AS ((SELECT t.app_schema FROM " table " t" \
@@ -181,6 +196,7 @@ static const Template detached_schemas = {
 	" UNION " SCHEMAS_OF("cusown_ops.statement")
 	" UNION " SCHEMAS_OF("cusown_ops.statement_line")
 	" UNION " SCHEMAS_OF("cusown_ops.census")
+	" UNION " SCHEMAS_OF("cusown_ops.alert")
 	" UNION " SCHEMAS_OF("cusown_ops.webhook_body")
 	" UNION " SCHEMAS_OF("cusown_ops.webhook_inbox")
 	" UNION " SCHEMAS_OF("cusown_ops.webhook_rejected")
@@ -223,6 +239,7 @@ prune_schema(JobRun *run, const NameData *schema, bool detached, int64 before)
 
 	prune(run, &prune_changes, schema, age, before);
 	prune(run, &prune_attention, schema, age, before);
+	prune(run, &prune_alerts, schema, age, before);
 	prune(run, &prune_statements, schema,
 		  detached ? age : STATEMENT_DAYS * (int64) SECS_PER_DAY, before);
 	prune(run, &prune_lines, schema, age, before);
@@ -234,6 +251,7 @@ prune_schema(JobRun *run, const NameData *schema, bool detached, int64 before)
 	prune(run, &prune_totals, schema, age, before);
 	prune(run, &prune_refunds, schema, age, before);
 	prune(run, &prune_census, schema, age, before);
+	prune(run, &prune_detached_alerts, schema, age, before);
 	prune(run, &prune_inbox, schema, age, before);
 	prune(run, &prune_rejected, schema, age, before);
 	prune(run, &prune_expired_keys, schema, 0, before);
@@ -305,7 +323,8 @@ prune_body(void *state)
  *		OUT pruned bigint, OUT more boolean)
  *
  * Deletes at most max_rows of our own rows that are older than
- * cusown_ops.change_retention: changes, worklist entries that were closed, and
+ * cusown_ops.change_retention: changes, worklist entries that were closed, alerts
+ * that were resolved, and
  * the ledger, refunds and statements of applications that were detached; and
  * statements that are older than 400 days.
  *

@@ -32,6 +32,7 @@
 #include "storage/latch.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
@@ -56,6 +57,7 @@ static const Job *const jobs[] = {
 	&retry_parked_webhooks_job,
 	&prune_idempotency_job,
 	&take_census_job,
+	&evaluate_alerts_job,
 };
 
 /* one call of cusown_run_job() */
@@ -213,12 +215,18 @@ static void
 do_step(void *state)
 {
 	Attempt    *attempt = state;
+	const Job  *job = attempt->call->job;
+	int			settings;
 
 	/* here, so that a cancel between two batches ends the run like one within */
 	CHECK_FOR_INTERRUPTS();
-	attempt->run->binding = binding_use_schema(attempt->ledger->app_schema,
-											   attempt->call->job->relations);
-	attempt->goes_on = attempt->call->job->step(attempt->run);
+	/* for what it calls by SQL */
+	settings = binding_choose_schema(attempt->ledger->app_schema);
+	if (job->relations != NULL)
+		attempt->run->binding = binding_use_schema(attempt->ledger->app_schema,
+												   job->relations);
+	attempt->goes_on = job->step(attempt->run);
+	AtEOXact_GUC(true, settings);
 	ledger_progress(attempt->ledger, &attempt->run->counts);
 }
 
@@ -400,6 +408,7 @@ run_locked(JobCall *call, LedgerRun *ledger)
 
 	ledger_begin(ledger);
 	SPI_commit();
+	run.app_schema = ledger->app_schema;
 	run.source = call->source;
 	run.batch_size = call->batch_size;
 	run.as_of = GetCurrentTimestamp();
@@ -478,8 +487,8 @@ run_on_schema(JobCall *call, const char *app_schema)
 }
 
 /* the chosen application, or each one that is attached */
-static List *
-schemas_to_visit(JobCall *call)
+List *
+job_schemas(MemoryContext context)
 {
 	MemoryContext caller;
 	List	   *schemas = NIL;
@@ -488,11 +497,10 @@ schemas_to_visit(JobCall *call)
 	if (cusown_app_schema[0] != '\0')
 		(void) binding_use(NULL);	/* raises UO001 */
 	if (cusown_app_schema[0] != '\0')
-		return list_make1(MemoryContextStrdup(call->context,
-											  cusown_app_schema));
+		return list_make1(MemoryContextStrdup(context, cusown_app_schema));
 	if (binding_attached() == NIL)
 		(void) binding_use(NULL);	/* raises UO001 */
-	caller = MemoryContextSwitchTo(call->context);
+	caller = MemoryContextSwitchTo(context);
 	foreach(lc, binding_attached())
 		schemas = lappend(schemas, pstrdup(lfirst(lc)));
 	MemoryContextSwitchTo(caller);
@@ -578,7 +586,7 @@ cusown_run_job(PG_FUNCTION_ARGS)
 										 ALLOCSET_DEFAULT_SIZES);
 	read_arguments(&call, fcinfo);
 	call.disabled = verb_is_unattended(call.source) && is_disabled(call.job);
-	schemas = schemas_to_visit(&call);
+	schemas = job_schemas(call.context);
 	foreach(lc, schemas)
 	{
 		run_on_schema(&call, lfirst(lc));

@@ -25,7 +25,9 @@ typedef struct JobCounts
 /* one run of one job on one application */
 typedef struct JobRun
 {
-	Binding    *binding;		/* for the step that is under way */
+	const char *app_schema;
+	Binding    *binding;		/* for the step that is under way; NULL where
+								 * the job has no relations */
 	const char *source;
 	int			batch_size;
 	TimestampTz as_of;			/* start of the run */
@@ -43,7 +45,9 @@ typedef struct Job
 	int			every;			/* seconds between runs, where the owner set
 								 * none */
 	bool		enabled;		/* where the owner did not say */
-	const char *const *relations;	/* what it reads and changes */
+	const char *const *relations;	/* what it reads and changes; NULL: it
+									 * works also where the binding does not
+									 * resolve */
 	Size		state_size;
 	bool		(*step) (JobRun *run);	/* one batch; false when nothing is
 										 * left */
@@ -58,8 +62,10 @@ extern const Job expire_payments_job;
 extern const Job retry_parked_webhooks_job;
 extern const Job prune_idempotency_job;
 extern const Job take_census_job;
+extern const Job evaluate_alerts_job;
 
 extern const Job *job_named(const char *name);
+extern List *job_schemas(MemoryContext context);
 extern void job_give_up(JobRun *run, const Split *split, const char *what);
 extern void job_set_deadline(TimestampTz moment);
 extern void job_mark_died(const Job *job, const char *app_schema);

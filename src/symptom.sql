@@ -88,7 +88,9 @@ BEGIN ATOMIC
     (25, 'cron_failure', 'worklist_age', 86400, 604800, false, 'seconds',
      'TABLE cusown_ops.attention;'),
     (26, 'database_migration', 'binding_unresolved', NULL, 1, false, '0 or 1',
-     'SELECT * FROM cusown_attach(dry_run => true);'))
+     'SELECT * FROM cusown_attach(dry_run => true);'),
+    (27, 'cron_failure', 'job_covered', 1, NULL, false, 'jobs',
+     'SELECT * FROM cusown_cron_health();'))
     AS v (place, runbook, symptom, warning, critical, fires_below, unit, command);
 END;
 
@@ -174,7 +176,9 @@ LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 20
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
   WITH job AS MATERIALIZED (
-    SELECT h.late, h.late_since, h.last_outcome, h.last_run
+    -- who evaluates alerts is not late at the moment
+    SELECT h.late AND NOT (h.job OPERATOR(pg_catalog.=) 'evaluate_alerts' AND h.running_since IS NOT NULL) AS late,
+           h.late_since, h.last_outcome, h.last_run
     FROM @extschema@.cusown_cron_health() AS h
     WHERE h.app_schema OPERATOR(pg_catalog.=) $1 AND h.enabled),
   entry AS MATERIALIZED (
@@ -190,6 +194,9 @@ BEGIN ATOMIC
   SELECT 'job_late'::text, (pg_catalog.count(*) FILTER (WHERE j.late))::double precision,
          pg_catalog.min(j.late_since) FILTER (WHERE j.late)
   FROM job AS j
+  UNION ALL
+  SELECT 'job_covered', (pg_catalog.count(*))::double precision, pg_catalog.min(t.since)
+  FROM cusown_ops.takeover AS t WHERE t.app_schema OPERATOR(pg_catalog.=) $1
   UNION ALL
   SELECT k.symptom, (pg_catalog.count(j.last_outcome))::double precision, pg_catalog.min(j.last_run)
   FROM (VALUES ('job_failing', 'failed'), ('job_died', 'died')) AS k (symptom, outcome)

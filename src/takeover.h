@@ -25,6 +25,13 @@ typedef struct Takeover
 } Takeover;
 
 extern List *takeover_read(void);
+extern List *takeover_read_evaluations(void);
+extern void takeover_tell_failed(const Takeover *takeover, const char *source,
+								 const char *description);
+extern void takeover_tell_recovered(const Takeover *takeover,
+									const char *source,
+									const char *description);
+extern void takeover_end_outages(const char *app_schema, const char *source);
 extern void takeover_begin(const Takeover *takeover);
 extern void takeover_end(const Takeover *takeover);
 

@@ -4,7 +4,7 @@
  *	  One visit of the worker to a database.
  *
  * The worker finds runs that have died, runs what takeover.c says it must, by
- * the statement that pg_cron would run, and goes.  It begins no batch after
+ * the statement that pg_cron would run, evaluates alerts, and goes.  It begins no batch after
  * VISIT_MS, and waits no longer than LOCK_WAIT for a table that somebody has locked:
  * DROP DATABASE and CREATE DATABASE ... TEMPLATE wait five seconds for whoever is
  * connected.  Without cusown_ops.worker_role it looks, as nobody who could change
@@ -67,6 +67,7 @@ typedef struct Work
 	WorkerVisit *visit;
 	MemoryContext context;		/* lives as long as the worker */
 	List	   *takeovers;
+	List	   *evaluations;	/* of alerts, that are due */
 	StringInfoData did;
 	bool		is_installed;
 	bool		is_crowded;		/* more jobs fail than can be remembered */
@@ -179,6 +180,8 @@ look(Work *work, const void *argument)
 			find_dead_runs();
 		caller = MemoryContextSwitchTo(work->context);
 		work->takeovers = takeover_read();
+		if (worker_role[0] != '\0')
+			work->evaluations = takeover_read_evaluations();
 		MemoryContextSwitchTo(caller);
 	}
 	end_step();
@@ -378,15 +381,21 @@ stand_down(Work *work, const Takeover *takeover)
 	note(work, succeeded ? "stood down from" : "failed at", takeover);
 }
 
-static void
-run(Work *work, const Takeover *takeover)
+static bool
+try_job(Work *work, const Takeover *takeover)
 {
 	bool		succeeded;
 
 	show(work, psprintf("running %s on %s", takeover->job, takeover->app_schema));
 	succeeded = attempt(work, run_job, takeover, takeover->job);
 	remember(work, takeover, succeeded);
-	note(work, succeeded ? "ran" : "failed at", takeover);
+	return succeeded;
+}
+
+static void
+run(Work *work, const Takeover *takeover)
+{
+	note(work, try_job(work, takeover) ? "ran" : "failed at", takeover);
 }
 
 static bool
@@ -434,6 +443,25 @@ cover(Work *work, const Takeover *takeover)
 		run(work, takeover);
 }
 
+/*
+ * Alerts, once what is late was run: what is mended by then is none.  One
+ * application's are evaluated however long that took, the longest waiting first.
+ * It is no news that they were.
+ */
+static void
+evaluate_all(Work *work, TimestampTz end)
+{
+	ListCell   *lc;
+
+	foreach(lc, work->evaluations)
+	{
+		if (foreach_current_index(lc) > 0 && is_time_over(end))
+			break;
+		if (!is_backing_off(work, lfirst(lc)) && !try_job(work, lfirst(lc)))
+			note(work, "failed at", lfirst(lc));
+	}
+}
+
 static const char *
 would_do(const Takeover *takeover)
 {
@@ -467,6 +495,7 @@ do_work(Work *work)
 			break;
 		cover(work, lfirst(lc));
 	}
+	evaluate_all(work, end);
 }
 
 static WorkerIdleness

@@ -13,6 +13,19 @@ COMMENT ON COLUMN cusown_ops.takeover.app_schema IS 'schema of the application';
 COMMENT ON COLUMN cusown_ops.takeover.job IS 'name of the job';
 COMMENT ON COLUMN cusown_ops.takeover.since IS 'when the worker took it over';
 
+CREATE TABLE cusown_ops.outage (
+  app_schema name NOT NULL,
+  job text NOT NULL,
+  since timestamptz NOT NULL DEFAULT pg_catalog.now(),
+  CONSTRAINT outage_pkey PRIMARY KEY (app_schema, job)
+);
+
+COMMENT ON TABLE cusown_ops.outage IS
+'Jobs whose failure the application''s audit trail was told of (cron_failed), but not yet that it is over (cron_recovered)';
+COMMENT ON COLUMN cusown_ops.outage.app_schema IS 'schema of the application';
+COMMENT ON COLUMN cusown_ops.outage.job IS 'name of the job';
+COMMENT ON COLUMN cusown_ops.outage.since IS 'when it was told';
+
 CREATE FUNCTION @extschema@.cusown_worker_status(
   OUT database name,
   OUT last_visit timestamptz,

@@ -155,6 +155,7 @@ $node->safe_psql(
 	INSERT INTO cusown_ops.binding VALUES ('shop', 'bookings', 'cancellation_reason', NULL, 'why');
 	SELECT cusown_grant('keeper', 'operator'), cusown_grant('watcher', 'monitor');
 	SELECT cusown_guard('functions', 'public'), cusown_guard('warn', 'shop');
+	SELECT count(*) FROM cusown_evaluate_alerts();
 });
 
 is($node->safe_psql('source', webhook(1) . ';' . webhook(2)), "parked|1\nparked|2", 'two webhooks come too early');
@@ -205,6 +206,7 @@ is( $node->safe_psql('source',
 			AND (SELECT count(*) = 1 FROM cusown_ops.webhook_rejected)
 			AND (SELECT count(DISTINCT app_schema) = 2 FROM cusown_ops.binding)
 			AND (SELECT count(DISTINCT app_schema) = 2 FROM cusown_ops.attention)
+			AND (SELECT count(*) = 2 FROM cusown_ops.alert WHERE symptom = 'job_late')
 			AND (SELECT count(*) > 0 FROM cusown_ops.attention WHERE closed_at IS NOT NULL)}),
 	't',
 	'there is something of each kind to lose');
@@ -289,6 +291,15 @@ foreach my $database (qw(from_custom from_sql))
 		),
 		'1',
 		"$database: with an id behind the largest one");
+	is( $node->safe_psql($database,
+			q{SELECT count(*) FROM cusown_evaluate_alerts();
+			  SELECT app_schema, times FROM cusown_ops.alert WHERE symptom = 'job_late' ORDER BY 1}),
+		"2\npublic|2\nshop|2", "$database: what fired before goes on as the same alert");
+	is( $node->safe_psql($database,
+			q{WITH new AS (INSERT INTO cusown_ops.alert (app_schema, symptom, runbook, severity)
+			               VALUES ('public', 'a test', 'a test', 'warning') RETURNING id)
+			  SELECT n.id > max(a.id) FROM new n, cusown_ops.alert a GROUP BY n.id}),
+		't', "$database: and the next one has an id of its own");
 	is( $node->safe_psql($database,
 			q{INSERT INTO shop.time_slot (ref, state) VALUES (md5('s')::uuid, 'booked');
 			  INSERT INTO shop.reservation (ref, state, slot_ref, made_at)

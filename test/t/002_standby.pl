@@ -117,6 +117,8 @@ $primary->wait_for_catchup($standby, 'replay');
 my %refused = (
 	'cusown_expire_bookings()' => 'an expiry run',
 	'cusown_expire_bookings(dry_run => true)' => 'a dry run',
+	'cusown_evaluate_alerts()' => 'evaluating alerts',
+	"cusown_ack(1, 'x')" => 'acknowledging one',
 	"cusown_attention_resolve((SELECT min(id) FROM cusown_ops.attention), 'x')"
 	  => 'closing an entry',
 	'cusown_attach()' => 'attaching',

@@ -61,6 +61,7 @@ is($node->safe_psql('app', $to_schedule),
 	'SELECT * FROM cusown_schedule();', 'the runbook prints what schedules late jobs');
 
 my $scheduled = join("\n",
+	"evaluate_alerts|* * * * *|app|t|CALL public.cusown_run_job('evaluate_alerts'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
 	"expire_bookings|*/5 * * * *|app|t|CALL public.cusown_run_job('expire_bookings'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
 	"expire_payments|*/5 * * * *|app|t|CALL public.cusown_run_job('expire_payments'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
 	"prune_history|0 3 * * *|app|t|CALL public.cusown_run_job('prune_history'::pg_catalog.text, 'cron'::pg_catalog.text, NULL::integer, '0'::interval)",
@@ -77,7 +78,7 @@ is($node->safe_psql('app', $schedule), $scheduled, 'a second time changes nothin
 my (undef, undef, $warning) = $node->psql('app', $schedule);
 like($warning, qr/WARNING:  jobs will run as superuser "/, 'of a superuser it warns');
 is($node->safe_psql('app', 'SELECT count(*) FROM cron.job'),
-	'5', 'there is one entry a job');
+	'8', 'there is one entry a job');
 
 is( refusal($node, 'app', "SELECT * FROM cusown_schedule('expire_bookings', '7 minutes')"),
 	'22023 The nearest that it can is every 360 seconds.',
@@ -126,7 +127,7 @@ is($node->safe_psql('app', 'SELECT DISTINCT username FROM cron.job WHERE databas
 is($node->safe_psql('app', 'SELECT count(*) FROM cron.job WHERE database = \'elsewhere\''),
 	'1', 'and nothing of another database');
 is($node->safe_psql('app', 'SELECT cusown_unschedule()'),
-	'5', 'unscheduling takes out all of ours in this database');
+	'8', 'unscheduling takes out all of ours in this database');
 $node->safe_psql('app',
 	"SELECT cusown_schedule('expire_bookings', username => 'jobs')");
 

@@ -25,8 +25,7 @@ sub set_every
 		$database, qq{
 		INSERT INTO cusown_ops.job (name, every, enabled)
 		VALUES ('expire_bookings', '$every', true), ('release_expired_holds', NULL, false),
-		       ('prune_history', NULL, false), ('expire_payments', NULL, false), ('prune_idempotency', NULL, false),
-		       ('retry_parked_webhooks', NULL, false), ('take_census', NULL, false)
+		       ('prune_history', NULL, false), ('expire_payments', NULL, false), ('prune_idempotency', NULL, false), ('retry_parked_webhooks', NULL, false), ('take_census', NULL, false), ('evaluate_alerts', NULL, false)
 		ON CONFLICT (name) DO UPDATE SET every = excluded.every, enabled = excluded.enabled});
 	return;
 }
@@ -101,7 +100,7 @@ $node->wait_for_log(qr/only tells/);
 $node->safe_psql('app', q{INSERT INTO cusown_ops.takeover (app_schema, job) VALUES ('public', 'prune_history')});
 shows($node, 'app', q{SELECT did LIKE '%, would stand down from prune_history on public' FROM cusown_worker_status() WHERE database = 'app'},
 	'and what it would end');
-$node->safe_psql('app', 'TRUNCATE cusown_ops.takeover');
+$node->safe_psql('app', 'TRUNCATE cusown_ops.takeover, cusown_ops.outage');
 shows($node, 'app', q{SELECT last_visit > now() - interval '3 s' AND count(*) OVER () = 1 FROM cusown_worker_status() WHERE database = 'app'},
 	'and goes on looking');
 is(count_in_log($node, 'only tells: would run expire_bookings'), 1, 'but says so once');
@@ -176,6 +175,7 @@ is($node->safe_psql('app', 'SELECT count(*) FROM cusown_ops.job_run'), $runs, 'b
 # A success of the scheduler ends it also where it is not the newest one any more.
 $node->safe_psql('app', q{
 	INSERT INTO cusown_ops.takeover (app_schema, job, since) VALUES ('public', 'expire_bookings', now() - interval '1 min');
+	INSERT INTO cusown_ops.outage (app_schema, job) VALUES ('public', 'expire_bookings');
 	UPDATE cusown_ops.job_run SET started_at = started_at - interval '5 s', finished_at = finished_at - interval '5 s';
 	CALL cusown_run_job('expire_bookings', 'manual')});
 shows($node, 'app', 'SELECT count(*) = 0 FROM cusown_ops.takeover', 'whatever has run since, it does');
@@ -381,7 +381,7 @@ my $holder = $node->background_psql('app');
 # Two workers that take over, or stand down, at once, as the launcher of one has gone.
 my $waiting = q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'cusown_ops worker' AND wait_event = 'advisory'};
 my %change = (
-	cron_failed => 'TRUNCATE cusown_ops.takeover',
+	cron_failed => 'TRUNCATE cusown_ops.takeover, cusown_ops.outage',
 	cron_recovered => q{INSERT INTO cusown_ops.job_run (app_schema, job, source, started_at, finished_at, status, session)
 		VALUES ('public', 'expire_bookings', 'cron', now(), now(), 'succeeded', '')});
 foreach my $action (sort keys %change)
@@ -406,7 +406,7 @@ foreach my $action (sort keys %change)
 $holder->query_safe('SELECT pg_advisory_lock(1)');
 $node->safe_psql('postgres', q{ALTER ROLE jobs SET statement_timeout = '300ms'});
 add_due($node, 'app', 101, 400);
-$node->safe_psql('app', 'TRUNCATE cusown_ops.takeover');
+$node->safe_psql('app', 'TRUNCATE cusown_ops.takeover, cusown_ops.outage');
 shows($node, 'app', 'SELECT count(*) = 1 FROM cusown_ops.takeover', 'who holds up the audit row does not hold up the worker');
 shows($node, 'app', q{SELECT count(*) > 0 FROM cusown_ops.job_run WHERE source = 'worker' AND status = 'cancelled'},
 	'a run is cancelled by its role\'s statement_timeout');

@@ -55,7 +55,7 @@ $node->safe_psql(
 	SELECT cusown_grant('jobs', 'operator') \\gexec
 	GRANT USAGE ON SCHEMA cron TO jobs;
 	INSERT INTO cusown_ops.job (name, every, enabled)
-	VALUES ('expire_bookings', '1 hour', true), ('release_expired_holds', NULL, false), ('prune_history', NULL, false), ('expire_payments', NULL, false), ('prune_idempotency', NULL, false), ('retry_parked_webhooks', NULL, false), ('take_census', NULL, false);
+	VALUES ('expire_bookings', '1 hour', true), ('release_expired_holds', NULL, false), ('prune_history', NULL, false), ('expire_payments', NULL, false), ('prune_idempotency', NULL, false), ('retry_parked_webhooks', NULL, false), ('take_census', NULL, false), ('evaluate_alerts', NULL, false);
 	SELECT cusown_schedule('expire_bookings', username => 'jobs');
 	UPDATE cron.job SET schedule = '\@reboot'});
 

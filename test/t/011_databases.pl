@@ -44,7 +44,7 @@ sub prepare_work
 	$node->safe_psql($database, q{
 		SELECT cusown_grant('jobs', 'operator') \gexec
 		INSERT INTO cusown_ops.job (name, every, enabled)
-		VALUES ('expire_bookings', '1 second', true), ('release_expired_holds', NULL, false), ('prune_history', NULL, false), ('expire_payments', NULL, false), ('prune_idempotency', NULL, false), ('retry_parked_webhooks', NULL, false), ('take_census', NULL, false)});
+		VALUES ('expire_bookings', '1 second', true), ('release_expired_holds', NULL, false), ('prune_history', NULL, false), ('expire_payments', NULL, false), ('prune_idempotency', NULL, false), ('retry_parked_webhooks', NULL, false), ('take_census', NULL, false), ('evaluate_alerts', NULL, false)});
 	return;
 }
 
