@@ -50,6 +50,8 @@ SELECT count(*) FILTER (WHERE length(command) > 48) AS too_long FROM cusown_symp
 SELECT s.symptom FROM cusown_symptoms() s FULL JOIN cusown_ops.shipped_symptoms() k USING (symptom) WHERE s.symptom IS NULL OR k.unit IS NULL;
 
 -- ---------- jobs ----------
+-- this one has a test of its own
+INSERT INTO cusown_ops.job (name, enabled) VALUES ('evaluate_alerts', false);
 SELECT observed, severity FROM cusown_symptoms() WHERE symptom = 'job_late';
 CALL cusown_run_job('expire_bookings');
 CALL cusown_run_job('release_expired_holds');
@@ -65,7 +67,7 @@ FROM cusown_symptoms() WHERE symptom = 'job_late';
 -- one that the owner has disabled is none
 INSERT INTO cusown_ops.job (name, enabled) VALUES ('expire_bookings', false);
 SELECT observed, severity FROM cusown_symptoms() WHERE symptom = 'job_late';
-DELETE FROM cusown_ops.job;
+DELETE FROM cusown_ops.job WHERE name = 'expire_bookings';
 CALL cusown_run_job('expire_bookings');
 SELECT observed, severity FROM cusown_symptoms() WHERE symptom = 'job_late';
 INSERT INTO cusown_ops.job_run (app_schema, job, source, started_at, finished_at, status, session)

@@ -229,7 +229,7 @@ BEGIN ATOMIC
     ('webhook', '{app_schema,provider,outcome}'),
     ('worker', '{database}'))
     AS l (family, labels)
-  ON l.family = v.family;
+  ON l.family OPERATOR(pg_catalog.=) v.family;
 END;
 
 COMMENT ON FUNCTION cusown_ops.shipped_metrics() IS
@@ -241,11 +241,11 @@ RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-  SELECT string_agg(n.name || '="' ||
-    replace(replace(replace($2 OPERATOR(pg_catalog.->>) n.name,
-      chr(92), repeat(chr(92), 2)), '"', chr(92) || '"'), chr(10), chr(92) || 'n') ||
+  SELECT pg_catalog.string_agg(n.name OPERATOR(pg_catalog.||) '="' OPERATOR(pg_catalog.||)
+    pg_catalog.replace(pg_catalog.replace(pg_catalog.replace($2 OPERATOR(pg_catalog.->>) n.name,
+      pg_catalog.chr(92), pg_catalog.repeat(pg_catalog.chr(92), 2)), '"', pg_catalog.chr(92) OPERATOR(pg_catalog.||) '"'), pg_catalog.chr(10), pg_catalog.chr(92) OPERATOR(pg_catalog.||) 'n') OPERATOR(pg_catalog.||)
     '"', ',' ORDER BY n.place)
-  FROM unnest($1) WITH ORDINALITY AS n (name, place);
+  FROM pg_catalog.unnest($1) WITH ORDINALITY AS n (name, place);
 END;
 
 COMMENT ON FUNCTION cusown_ops.metric_labels(text[], jsonb) IS
@@ -259,36 +259,36 @@ SET search_path = pg_catalog, pg_temp
 SET extra_float_digits = 1
 BEGIN ATOMIC
   WITH sample AS MATERIALIZED (
-    SELECT 'build' AS family, to_jsonb(v) AS sample FROM cusown_ops.metric_build AS v
+    SELECT 'build' AS family, pg_catalog.to_jsonb(v) AS sample FROM cusown_ops.metric_build AS v
     UNION ALL
-    SELECT 'symptom', to_jsonb(v) FROM cusown_ops.metric_symptom AS v
+    SELECT 'symptom', pg_catalog.to_jsonb(v) FROM cusown_ops.metric_symptom AS v
     UNION ALL
-    SELECT 'job', to_jsonb(v) FROM cusown_ops.metric_job AS v
+    SELECT 'job', pg_catalog.to_jsonb(v) FROM cusown_ops.metric_job AS v
     UNION ALL
-    SELECT 'worklist', to_jsonb(v) FROM cusown_ops.metric_worklist AS v
+    SELECT 'worklist', pg_catalog.to_jsonb(v) FROM cusown_ops.metric_worklist AS v
     UNION ALL
-    SELECT 'webhook', to_jsonb(v) FROM cusown_ops.metric_webhook AS v
+    SELECT 'webhook', pg_catalog.to_jsonb(v) FROM cusown_ops.metric_webhook AS v
     UNION ALL
-    SELECT 'worker', to_jsonb(v) FROM cusown_ops.metric_worker AS v),
+    SELECT 'worker', pg_catalog.to_jsonb(v) FROM cusown_ops.metric_worker AS v),
   line AS (
-    SELECT m.place, 'cusown_' || m.family || '_' || m.metric AS name, m.type, m.unit, m.help,
+    SELECT m.place, 'cusown_' OPERATOR(pg_catalog.||) m.family OPERATOR(pg_catalog.||) '_' OPERATOR(pg_catalog.||) m.metric AS name, m.type, m.unit, m.help,
            cusown_ops.metric_labels(m.labels, s.sample) AS labels,
            s.sample OPERATOR(pg_catalog.->>) m.metric AS value
     FROM cusown_ops.shipped_metrics() AS m
-    JOIN sample AS s ON s.family = m.family),
+    JOIN sample AS s ON s.family OPERATOR(pg_catalog.=) m.family),
   -- the suffix of a counter is no part of its family's name
   family AS (
-    SELECT l.place, l.type, l.unit, l.help, regexp_replace(l.name, '_total$', '') AS name,
-           string_agg(l.name || '{' || l.labels || '} ' || l.value || chr(10), ''
+    SELECT l.place, l.type, l.unit, l.help, pg_catalog.regexp_replace(l.name, '_total$', '') AS name,
+           pg_catalog.string_agg(l.name OPERATOR(pg_catalog.||) '{' OPERATOR(pg_catalog.||) l.labels OPERATOR(pg_catalog.||) '} ' OPERATOR(pg_catalog.||) l.value OPERATOR(pg_catalog.||) pg_catalog.chr(10), ''
              ORDER BY l.labels COLLATE "C") AS lines
     FROM line AS l
     WHERE l.value IS NOT NULL
     GROUP BY l.place, l.name, l.type, l.unit, l.help)
-  SELECT coalesce(string_agg(
-           '# TYPE ' || f.name || ' ' || f.type || chr(10) ||
-           coalesce('# UNIT ' || f.name || ' ' || f.unit || chr(10), '') ||
-           '# HELP ' || f.name || ' ' || f.help || chr(10) || f.lines, ''
-           ORDER BY f.place), '') || '# EOF' || chr(10)
+  SELECT coalesce(pg_catalog.string_agg(
+           '# TYPE ' OPERATOR(pg_catalog.||) f.name OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) f.type OPERATOR(pg_catalog.||) pg_catalog.chr(10) OPERATOR(pg_catalog.||)
+           coalesce('# UNIT ' OPERATOR(pg_catalog.||) f.name OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) f.unit OPERATOR(pg_catalog.||) pg_catalog.chr(10), '') OPERATOR(pg_catalog.||)
+           '# HELP ' OPERATOR(pg_catalog.||) f.name OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) f.help OPERATOR(pg_catalog.||) pg_catalog.chr(10) OPERATOR(pg_catalog.||) f.lines, ''
+           ORDER BY f.place), '') OPERATOR(pg_catalog.||) '# EOF' OPERATOR(pg_catalog.||) pg_catalog.chr(10)
   FROM family AS f;
 END;
 

@@ -5,13 +5,13 @@ RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-  SELECT CASE WHEN seconds >= '172800'::double precision
-              THEN floor(seconds / '86400'::double precision)::text || ' days'
-              WHEN seconds >= '7200'::double precision
-              THEN floor(seconds / '3600'::double precision)::text || ' hours'
-              WHEN seconds >= '120'::double precision
-              THEN floor(seconds / '60'::double precision)::text || ' min'
-              ELSE floor(greatest(seconds, '0'::double precision))::text || ' s' END;
+  SELECT CASE WHEN seconds OPERATOR(pg_catalog.>=) '172800'::double precision
+              THEN pg_catalog.floor(seconds OPERATOR(pg_catalog./) '86400'::double precision)::text OPERATOR(pg_catalog.||) ' days'
+              WHEN seconds OPERATOR(pg_catalog.>=) '7200'::double precision
+              THEN pg_catalog.floor(seconds OPERATOR(pg_catalog./) '3600'::double precision)::text OPERATOR(pg_catalog.||) ' hours'
+              WHEN seconds OPERATOR(pg_catalog.>=) '120'::double precision
+              THEN pg_catalog.floor(seconds OPERATOR(pg_catalog./) '60'::double precision)::text OPERATOR(pg_catalog.||) ' min'
+              ELSE pg_catalog.floor(greatest(seconds, '0'::double precision))::text OPERATOR(pg_catalog.||) ' s' END;
 END;
 
 COMMENT ON FUNCTION cusown_ops.age_text(double precision) IS
@@ -26,12 +26,12 @@ RETURNS SETOF record
 LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 30
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-  SELECT s.runbook, s.symptom, array_position('{warning,critical}', s.severity),
-         s.symptom || CASE WHEN k.unit LIKE '0 %' THEN ''
-                           WHEN k.unit = 'seconds' THEN ' ' || cusown_ops.age_text(s.observed)
-                           ELSE ' ' || s.observed::text END
+  SELECT s.runbook, s.symptom, pg_catalog.array_position('{warning,critical}', s.severity),
+         s.symptom OPERATOR(pg_catalog.||) CASE WHEN k.unit OPERATOR(pg_catalog.~~) '0 %' THEN ''
+                           WHEN k.unit OPERATOR(pg_catalog.=) 'seconds' THEN ' ' OPERATOR(pg_catalog.||) cusown_ops.age_text(s.observed)
+                           ELSE ' ' OPERATOR(pg_catalog.||) s.observed::text END
   FROM @extschema@.cusown_symptoms() AS s
-  JOIN cusown_ops.shipped_symptoms() AS k ON k.symptom = s.symptom
+  JOIN cusown_ops.shipped_symptoms() AS k ON k.symptom OPERATOR(pg_catalog.=) s.symptom
   WHERE s.firing
   ORDER BY k.place;
 END;
@@ -52,17 +52,17 @@ LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
   SELECT h.job, h.late, h.running_since IS NOT NULL,
-         coalesce('last succeeded ' || cusown_ops.age_text(
-           date_part('epoch', statement_timestamp() - h.last_success)) || ' ago', 'never succeeded'),
-         CASE WHEN h.last_outcome IN ('failed', 'died')
-              THEN 'last run ' || h.last_outcome || coalesce(': ' || (
+         coalesce('last succeeded ' OPERATOR(pg_catalog.||) cusown_ops.age_text(
+           pg_catalog.date_part('epoch', pg_catalog.statement_timestamp() OPERATOR(pg_catalog.-) h.last_success)) OPERATOR(pg_catalog.||) ' ago', 'never succeeded'),
+         CASE WHEN h.last_outcome OPERATOR(pg_catalog.=) ANY ('{failed,died}'::text[])
+              THEN 'last run ' OPERATOR(pg_catalog.||) h.last_outcome OPERATOR(pg_catalog.||) coalesce(': ' OPERATOR(pg_catalog.||) (
                 SELECT r.sqlstate FROM cusown_ops.job_run AS r
-                WHERE r.app_schema = h.app_schema AND r.job = h.job
-                  AND r.status = 'failed' AND h.last_outcome = 'failed'
+                WHERE r.app_schema OPERATOR(pg_catalog.=) h.app_schema AND r.job OPERATOR(pg_catalog.=) h.job
+                  AND r.status OPERATOR(pg_catalog.=) 'failed' AND h.last_outcome OPERATOR(pg_catalog.=) 'failed'
                 ORDER BY r.id DESC LIMIT 1), '') END,
          h.cron_state
   FROM @extschema@.cusown_cron_health() AS h
-  WHERE h.app_schema = $1 AND h.enabled;
+  WHERE h.app_schema OPERATOR(pg_catalog.=) $1 AND h.enabled;
 END;
 
 COMMENT ON FUNCTION cusown_ops.runbook_jobs(name) IS

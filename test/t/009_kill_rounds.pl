@@ -388,7 +388,8 @@ sub check_runs
 
 	is( $node->safe_psql(
 			'app', q{
-			SELECT * FROM (SELECT job, sum(changed), sum(released) FROM cusown_ops.job_run GROUP BY job) r (job, changed, released)
+			SELECT * FROM (SELECT job, sum(changed), sum(released) FROM cusown_ops.job_run
+			                GROUP BY job HAVING sum(changed) + sum(released) > 0) r (job, changed, released)
 			  FULL JOIN (SELECT verb, count(*) FILTER (WHERE verb = 'release_expired_holds' OR entity = 'booking'),
 			                    count(*) FILTER (WHERE entity = 'slot' AND to_status = 'available')
 			               FROM cusown_ops.change GROUP BY verb) c (job, changed, released) USING (job)
