@@ -155,6 +155,7 @@ $node->safe_psql(
 	INSERT INTO cusown_ops.binding VALUES ('shop', 'bookings', 'cancellation_reason', NULL, 'why');
 	SELECT cusown_grant('keeper', 'operator'), cusown_grant('watcher', 'monitor');
 	SELECT cusown_guard('functions', 'public'), cusown_guard('warn', 'shop');
+	RESET cusown_ops.app_schema;
 	SELECT count(*) FROM cusown_evaluate_alerts();
 });
 

@@ -389,6 +389,7 @@ sub check_runs
 	is( $node->safe_psql(
 			'app', q{
 			SELECT * FROM (SELECT job, sum(changed), sum(released) FROM cusown_ops.job_run
+			                WHERE job <> 'evaluate_alerts'
 			                GROUP BY job HAVING sum(changed) + sum(released) > 0) r (job, changed, released)
 			  FULL JOIN (SELECT verb, count(*) FILTER (WHERE verb = 'release_expired_holds' OR entity = 'booking'),
 			                    count(*) FILTER (WHERE entity = 'slot' AND to_status = 'available')
@@ -455,7 +456,7 @@ index_record($node, 'app');
 $node->safe_psql('app', $application . q{
 	INSERT INTO cusown_ops.job (name, every, enabled)
 	VALUES ('expire_bookings', '1 second', true), ('release_expired_holds', '1 second', true),
-	       ('prune_history', NULL, false)});
+	       ('prune_history', NULL, false), ('retry_parked_webhooks', NULL, false), ('take_census', NULL, false)});
 $node->append_conf('postgresql.conf', "cusown_ops.worker_role = 'jobs'");
 $node->reload;
 run_round($_, $kinds[ ($_ - 1) % @kinds ]) foreach 1 .. $rounds;
