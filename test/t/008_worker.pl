@@ -25,7 +25,8 @@ sub set_every
 		$database, qq{
 		INSERT INTO cusown_ops.job (name, every, enabled)
 		VALUES ('expire_bookings', '$every', true), ('release_expired_holds', NULL, false),
-		       ('prune_history', NULL, false), ('expire_payments', NULL, false), ('prune_idempotency', NULL, false)
+		       ('prune_history', NULL, false), ('expire_payments', NULL, false), ('prune_idempotency', NULL, false),
+		       ('take_census', NULL, false)
 		ON CONFLICT (name) DO UPDATE SET every = excluded.every, enabled = excluded.enabled});
 	return;
 }
