@@ -136,11 +136,12 @@ DECLARE
   line text;
 BEGIN
   FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || query LOOP
-    RETURN NEXT trim(line, '-> ');
+    RETURN NEXT line;
   END LOOP;
 END $$;
-SELECT r FROM unnest('{worklist,webhook,job}'::text[]) v, reads('TABLE cusown_ops.metric_' || v) r
-WHERE r ~ 'Scan.* on (attention|webhook_inbox|job_run)';
+SELECT v, bool_or(r ~ 'attention_open_idx|webhook_inbox_parked_idx|job_run_outcome_idx') AS by_index,
+       bool_or(r ~ 'Seq Scan on (attention|webhook_inbox|job_run)') AS whole
+FROM unnest('{worklist,webhook,job}'::text[]) v, reads('TABLE cusown_ops.metric_' || v) r GROUP BY v ORDER BY v;
 
 -- The profile monitor is enough, but not where row-level security would blind it.
 CREATE ROLE regress_metric_monitor;
