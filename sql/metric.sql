@@ -235,7 +235,10 @@ WHERE is_table AND c.format IS DISTINCT FROM 'none' ORDER BY name;
 \pset columns 160
 \pset footer on
 \set ECHO none
+-- alerts are told in the log too
+SET client_min_messages = error;
 \i :script
+SET client_min_messages = warning;
 \set ECHO all
 \x off
 \pset format unaligned
