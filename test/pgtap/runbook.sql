@@ -58,7 +58,7 @@ SELECT cusown_set_threshold('scheduler_absent', NULL, NULL) \g /dev/null
 SELECT is(t.firing('cron_failure'), 'hold_overdue job_late pending_overdue', 'cron failure: bookings and holds are overdue');
 SELECT is((SELECT step FROM cusown_runbook() LIMIT 1), 'cron_failure', 'and its runbook is the first');
 SELECT is(t.state_of('cron_failure'), 'needed', 'and needed');
-SELECT matches(finding, 'job_late 7,\s+pending_overdue\s+\d+\s+days,\s+hold_overdue', 'by the symptoms that fire')
+SELECT matches(finding, 'job_late 8,\s+pending_overdue\s+\d+\s+days,\s+hold_overdue', 'by the symptoms that fire')
   FROM cusown_runbook() WHERE step = 'cron_failure';
 SELECT is((SELECT count(*) FROM cusown_ops.job_run), 0::bigint, 'which wrote nothing');
 -- one job has failed, one has died
@@ -80,7 +80,7 @@ SELECT is(count(*), 0::bigint, 'no booking is left that is due and may expire')
 SELECT is(count(*), 4::bigint, 'the paid ones are as they were') FROM bookings
  WHERE status = 'pending' AND id IN (SELECT md5('booking due_paid ' || n)::uuid FROM generate_series(1, 4) n);
 SELECT is(count(*), 0::bigint, 'no hold has ended') FROM slots WHERE status = 'reserved' AND reserved_until < now();
-SELECT is(count(DISTINCT job), 7::bigint, 'each job has run') FROM cusown_ops.job_run
+SELECT is(count(DISTINCT job), 8::bigint, 'each job has run') FROM cusown_ops.job_run
  WHERE status = 'succeeded' AND source = 'manual';
 SELECT is(count(*), 4::bigint, 'what cannot expire was closed on the worklist, by hand') FROM cusown_ops.attention
  WHERE kind = 'unexpirable' AND closed_by = session_user AND note = 'by runbook';
