@@ -103,4 +103,3 @@ FROM bookings b LEFT JOIN booking_before w USING (id, status) WHERE w.id IS NULL
 SELECT expect('slots that were touched', count(*), 0::bigint) AS n
 FROM slots s LEFT JOIN slot_before w USING (id, status) WHERE w.id IS NULL \gset
 \echo
-\echo 'Every figure above is as it should be.'
