@@ -113,12 +113,14 @@ sub kill_one
 		 WHERE usename = 'requests' AND state = 'active' ORDER BY random() LIMIT 1) a});
 }
 
+# pgbench takes whole seconds
+my $each = int($seconds / $rounds) || 1;
 my $killed = 0;
 
 foreach my $round (1 .. $rounds)
 {
-	my $prune = start_pgbench($node, 'app', 'prunes', $seconds / $rounds, 1, '-f', "$dir/prune.sql");
-	my $bench = start_pgbench($node, 'app', 'requests', $seconds / $rounds, 8,
+	my $prune = start_pgbench($node, 'app', 'prunes', $each, 1, '-f', "$dir/prune.sql");
+	my $bench = start_pgbench($node, 'app', 'requests', $each, 8,
 		'-f', "$dir/one.sql", '-f', "$dir/two.sql");
 
 	$killed += kill_one() foreach 1 .. $kills;
