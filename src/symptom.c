@@ -107,7 +107,7 @@ static void
 put_overdue(const Measuring *measuring, const char *symptom, TimestampTz since)
 {
 	double		seconds = since == 0 ? 0 :
-		(double) (measuring->now - since) / USECS_PER_SEC;
+	(double) (measuring->now - since) / USECS_PER_SEC;
 
 	put(measuring, symptom, seconds, since);
 }

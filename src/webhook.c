@@ -283,8 +283,8 @@ deliver_body(void *state)
 	WebhookWork *work = &delivery->work;
 
 	/*
-	 * Commits that notify wait for each other, to the disk and back: the server
-	 * keeps their messages in order.
+	 * Commits that notify wait for each other, to the disk and back: the
+	 * server keeps their messages in order.
 	 */
 	work->is_answered = true;
 	work->binding = webhook_binding();

@@ -99,7 +99,8 @@ typedef struct WebhookWork
 	bool		is_hash_used;	/* a payment has it, as the application knew
 								 * the body before us */
 	const char *signature;		/* as it came, or NULL */
-	bool		is_answered;	/* the application hears at once what becomes of it */
+	bool		is_answered;	/* the application hears at once what becomes
+								 * of it */
 	bool		has_payment;
 	pg_uuid_t	payment;
 	bool		is_ambiguous;	/* its reference stands on several */

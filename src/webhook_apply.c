@@ -285,9 +285,9 @@ leave_as_it_stands(WebhookWork *work, const WebhookEvent *event,
 				   PaymentCall *call, PaymentResult result)
 {
 	bool		is_late = rank_of(event->event) >= 0 &&
-		rank_of(event->event) < rank_of(call->status.text);
+	rank_of(event->event) < rank_of(call->status.text);
 	bool		is_less = call->has_refund_amount &&
-		call->refund_amount < call->total;
+	call->refund_amount < call->total;
 	const char *detail = psprintf("%s: the payment is %s", event->type,
 								  *call->status.text == '\0' ?
 								  "without a status" : call->status.text);

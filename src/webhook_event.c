@@ -418,6 +418,7 @@ read_amount(Jsonb *body, Datum path, bool *is_there, int64 *amount)
 		value.val.numeric = DatumGetNumeric(DirectFunctionCall1(numeric_trim_scale,
 																NumericGetDatum(value.val.numeric)));
 	text = scalar_text(&value);
+
 	/* 18 digits are within int8 */
 	if (*text == '\0' || strlen(text) > 18 ||
 		text[strspn(text, "0123456789")] != '\0')
