@@ -69,12 +69,14 @@ my $visits = q{SELECT visits FROM cusown_worker_status()};
 my $runs = q{SELECT count(*) FROM cusown_ops.job_run WHERE job = 'expire_bookings' AND source = 'worker' AND status = 'succeeded'};
 my $told = q{SELECT action_type, count(*) FROM audit_logs WHERE action_type LIKE 'cron%' GROUP BY 1 ORDER BY 1};
 
-# so many more of what a query counts
+# so many more of what a query counts, once something was done, if anything: the
+# worker may be quicker than a count that is taken afterwards
 sub more
 {
-	my ($count, $more, $name) = @_;
+	my ($count, $more, $name, $doing) = @_;
 	my $before = ask($count);
 
+	ask($doing) if defined $doing;
 	shows("SELECT ($count) >= $before + $more", $name);
 	return;
 }
@@ -140,10 +142,10 @@ more($visits, 2, 'whoever was evaluating has gone');
 my $before = ask($evaluations);
 more($visits, 3, 'the worker goes on looking');
 is(ask($evaluations), $before, 'but evaluates no more often than is set');
-ask(q{UPDATE cusown_ops.job_run SET started_at = started_at - interval '61 minutes' WHERE job = 'evaluate_alerts'});
-more($evaluations, 1, 'when it is due, it does');
-ask(q{UPDATE cusown_ops.job_run SET started_at = started_at + interval '1 day' WHERE job = 'evaluate_alerts'});
-more($evaluations, 1, 'also when the clock was set back');
+more($evaluations, 1, 'when it is due, it does',
+	q{UPDATE cusown_ops.job_run SET started_at = started_at - interval '61 minutes' WHERE job = 'evaluate_alerts'});
+more($evaluations, 1, 'also when the clock was set back',
+	q{UPDATE cusown_ops.job_run SET started_at = started_at + interval '1 day' WHERE job = 'evaluate_alerts'});
 ask(q{
 	DELETE FROM cusown_ops.job_run WHERE job = 'evaluate_alerts';
 	UPDATE cusown_ops.job SET every = '500 milliseconds', enabled = false WHERE name = 'evaluate_alerts'});
