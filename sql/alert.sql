@@ -16,6 +16,8 @@ SELECT * FROM cusown_evaluate_alerts(); -- fails
 \i :minimal
 \set ECHO all
 SELECT count(*) > 0 AS attached FROM cusown_attach('alert_shop', :'minimal_mapping');
+-- nothing has run since it was attached, a month ago
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 
 -- only the jobs that are set here are to run
 INSERT INTO cusown_ops.job (name, enabled)
@@ -176,6 +178,7 @@ SELECT * FROM cusown_evaluate_alerts();
 \i :app
 \set ECHO all
 SELECT count(*) > 0 AS attached FROM cusown_attach('alert_app');
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 CALL ran('alert_app', '0');
 SET cusown_ops.app_schema = 'alert_app';
 SELECT count(cusown_set_threshold(s, NULL, NULL)) FROM unnest('{scheduler_absent,worker_absent}'::text[]) s;

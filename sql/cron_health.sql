@@ -17,6 +17,14 @@ CREATE VIEW health AS
 SELECT app_schema, job, every, enabled, late, late_since IS NOT NULL AS known_since,
        last_outcome AS outcome, last_source AS source, running_since IS NOT NULL AS running, cron_state
 FROM cusown_cron_health();
+-- what was just set up is not late before the scheduler has had time for it
+SELECT job, late FROM health WHERE late;
+UPDATE cusown_ops.binding SET bound_since = now() - interval '9 minutes';
+SELECT job, late, date_trunc('minute', now() - late_since) AS late_for FROM cusown_cron_health() WHERE late;
+INSERT INTO cusown_ops.job (name, every) VALUES ('release_expired_holds', '4 minutes');
+SELECT job, late FROM health WHERE job = 'release_expired_holds';
+DELETE FROM cusown_ops.job;
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 SELECT * FROM health;
 
 -- a success of any source counts

@@ -16,6 +16,8 @@ SELECT cusown_health() - 'checks' AS health;
 \set ECHO all
 SET search_path = health_app, public;
 SELECT count(*) > 0 AS attached FROM cusown_attach('health_app');
+-- nothing has run since it was attached, a month ago
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 -- what is always so in this test
 SELECT cusown_set_threshold('scheduler_absent', NULL, NULL);
 CREATE VIEW health AS
@@ -86,6 +88,7 @@ SELECT status, reasons FROM health;
 ALTER TABLE bookings RENAME state TO status;
 -- several applications, and none chosen
 SELECT count(*) > 0 AS attached FROM cusown_attach('health_shop', :'minimal_mapping');
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 SELECT cusown_health() - 'checks' AS health;
 SET cusown_ops.app_schema = 'health_shop';
 SELECT cusown_set_threshold('scheduler_absent', NULL, NULL);

@@ -286,6 +286,7 @@ LANGUAGE sql AS $$
     'SET cusown_ops.app_schema = {app}',
     'SELECT pg_catalog.count(*) FROM public.cusown_attach(''{app}'', dry_run => true)',
     'SELECT attribute FROM public.cusown_attach(''{app}'', ''{"payments": {"columns": {"provider": null}}}'') WHERE status OPERATOR(pg_catalog.=) ''warning''',
+    'UPDATE cusown_ops.binding SET bound_since = ''2026-01-01''',
     'SELECT verdict, finding FROM public.cusown_due_bookings()',
     'SELECT verdict FROM public.cusown_due_bookings(''47 h'', pg_catalog.now()) LIMIT 1',
     'SELECT * FROM public.cusown_expire_bookings(dry_run => true)',

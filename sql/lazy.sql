@@ -27,6 +27,8 @@ SET client_min_messages = warning;
 ALTER DATABASE :DBNAME SET search_path = lazy_app, public;
 SET search_path = lazy_app, public;
 SELECT count(*) > 0 AS attached FROM cusown_attach('lazy_app');
+-- nothing has run since it was attached, a month ago
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 
 -- bookings that are due, each on its own slot; the lowest number is the oldest
 CREATE FUNCTION id_of(kind text, n int) RETURNS uuid
@@ -289,6 +291,7 @@ SELECT count(*) FROM cusown_ops.job_progress;
 
 -- several applications: one must be chosen, and each has its turns
 SELECT count(*) > 0 AS attached FROM cusown_attach('lazy_shop', :'minimal_mapping');
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 INSERT INTO lazy_shop.time_slot (ref, state, held_until)
 SELECT id_of('slot', n), 'reserved', now() - interval '1 day' FROM generate_series(1, 3) n;
 INSERT INTO lazy_shop.reservation (ref, state, slot_ref, made_at)
@@ -322,6 +325,7 @@ SELECT cusown_expire_if_due();
 
 -- the ledger keeps the newest of each outcome
 SELECT count(*) > 0 AS attached FROM cusown_attach('lazy_app');
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 TRUNCATE cusown_ops.job_run;
 SET cusown_ops.job_run_retention = 2;
 SELECT cusown_expire_if_due();
@@ -383,6 +387,7 @@ DROP EXTENSION cusown_ops;
 CREATE EXTENSION cusown_ops;
 SELECT cusown_expire_if_due();
 SELECT count(*) > 0 AS attached FROM cusown_attach('lazy_app');
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 CALL add_due(218, 218);
 SELECT cusown_expire_if_due();
 

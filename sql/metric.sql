@@ -27,6 +27,8 @@ SELECT cusown_metrics();
 SET search_path = metric_app, public;
 SELECT count(*) > 0 AS attached FROM cusown_attach('metric_app');
 SELECT count(*) > 0 AS attached FROM cusown_attach('shop "x" \', :'minimal_mapping');
+-- nothing has run since they were attached, a month ago
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 SET cusown_ops.app_schema = 'metric_app';
 CALL cusown_run_job('expire_bookings');
 CALL cusown_run_job('release_expired_holds');

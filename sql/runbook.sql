@@ -38,6 +38,8 @@ SELECT * FROM cusown_runbook(ref => gen_random_uuid()); -- fails
 
 SET search_path = runbook_app, public;
 SELECT count(*) > 0 AS attached FROM cusown_attach('runbook_app');
+-- nothing has run since it was attached, a month ago
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 SELECT * FROM cusown_runbook('cron_failure', '00000000-0000-0000-0000-000000000000'); -- fails
 \echo :SQLSTATE
 
@@ -217,6 +219,7 @@ ALTER TABLE bookings RENAME COLUMN place TO slot_id;
 
 -- The application that has only what the runbooks name, beside the other one.
 SELECT count(*) > 0 AS attached FROM cusown_attach('runbook_shop', :'minimal_mapping');
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 SELECT DISTINCT finding FROM steps('double_booking') WHERE step < '4';
 SET cusown_ops.app_schema = runbook_shop;
 SELECT step, state, finding FROM steps() WHERE state <> 'manual';
@@ -231,6 +234,7 @@ SELECT * FROM steps('double_booking');
 SELECT * FROM steps('double_booking', p(1)) WHERE step IN ('0', '3');
 SELECT * FROM steps('payment_mismatch');
 SELECT count(*) > 0 AS attached FROM cusown_attach('runbook_shop', :'minimal_mapping'::jsonb || '{"payments": null}');
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 SELECT * FROM steps('payment_mismatch') WHERE step = '1';
 SELECT * FROM steps('double_booking', s(1)) WHERE step = '0';
 RESET cusown_ops.app_schema;

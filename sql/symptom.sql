@@ -17,6 +17,8 @@ SELECT cusown_set_threshold('job_late', 1, 2); -- fails
 \set ECHO all
 SET search_path = symptom_app, public;
 SELECT count(*) > 0 AS attached FROM cusown_attach('symptom_app');
+-- nothing has run since it was attached, a month ago
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 
 CREATE FUNCTION id(n int) RETURNS uuid LANGUAGE sql IMMUTABLE
 RETURN rpad('a' || lpad(n::text, 7, '0'), 32, '0')::uuid;
@@ -222,6 +224,7 @@ SET search_path = symptom_app, public;
 
 -- ---------- other names, fewer columns ----------
 SELECT count(*) > 0 AS attached FROM cusown_attach('symptom_shop', :'minimal_mapping');
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 SELECT count(*) FROM cusown_symptoms(); -- fails
 SET cusown_ops.app_schema = 'symptom_shop';
 INSERT INTO symptom_shop.time_slot VALUES (id(1), 'reserved', now() - interval '20 minutes');
@@ -231,6 +234,7 @@ CALL cusown_run_job('take_census');
 SELECT symptom, severity, round(observed / 60) AS minutes FROM firing;
 SELECT symptom FROM cusown_symptoms() WHERE observed IS NULL ORDER BY symptom;
 SELECT count(*) > 0 AS attached FROM cusown_attach('symptom_shop', jsonb_set(:'minimal_mapping', '{payments}', 'null'));
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 CALL cusown_run_job('take_census');
 SELECT symptom, severity, round(observed / 60) AS minutes FROM firing;
 CALL cusown_run_job('expire_bookings');

@@ -47,18 +47,18 @@ PG_FUNCTION_INFO_V1(cusown_cron_health);
 
 /*
  * A row per attached application and job.  A run is late when the last success
- * is older than twice its interval; one that never succeeded is late as well.
+ * is older than twice its interval.
  */
 static const Template job_states = {
 	"SELECT s.app_schema, j.name AS job, j.every, j.enabled,"
 	" ok.finished_at AS last_success, last.started_at AS last_run,"
 	" CASE WHEN last.status = 'running' AND NOT last.is_alive THEN 'died'"
 	" ELSE last.status END AS last_outcome,"
-	" j.enabled AND coalesce(ok.finished_at + " TWICE_EVERY
-	" < pg_catalog.statement_timestamp(), true) AS is_late,"
-	" CASE WHEN j.enabled AND ok.finished_at + " TWICE_EVERY
+	" j.enabled AND " LAST_ON_TIME " + " TWICE_EVERY
+	" < pg_catalog.statement_timestamp() AS is_late,"
+	" CASE WHEN j.enabled AND " LAST_ON_TIME " + " TWICE_EVERY
 	" < pg_catalog.statement_timestamp()"
-	" THEN ok.finished_at + " TWICE_EVERY " END AS late_since,"
+	" THEN " LAST_ON_TIME " + " TWICE_EVERY " END AS late_since,"
 	" CASE WHEN last.status = 'running' AND last.is_alive IS NOT FALSE"
 	" THEN last.started_at END AS running_since,"
 	" last.source AS last_source, last.session AS last_session,"

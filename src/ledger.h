@@ -33,6 +33,13 @@ typedef struct LedgerRun
 	" LEFT JOIN cusown_ops.job o ON o.name = p.name) j"
 
 /*
+ * From when the time for a job j with the last success ok is counted.  One that has
+ * never succeeded is not late before the scheduler has had as long for it since it
+ * was set up.
+ */
+#define LAST_ON_TIME "coalesce(ok.finished_at, greatest(s.since, j.since))"
+
+/*
  * Of a run r: a success in the future is from a clock that was set back, and says
  * nothing.  Not the statement's time, as what ended since then may be seen.
  */

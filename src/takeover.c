@@ -59,8 +59,7 @@ static const char *const relations_told[] = {"audit_logs", NULL};
 	" AND b.relation = 'bookings')"
 
 /*
- * Rows are of jobs that the worker covers, or that are late.  A job that has never
- * succeeded is late when the scheduler has had as long for it since it was set up.
+ * Rows are of jobs that the worker covers, or that are late.
  *
  * waits says why one is not to be run now, or is null: it is run by somebody at
  * the moment; its last run failed, died or was cancelled less than its interval
@@ -88,7 +87,7 @@ static const Template needing_worker = {
 	" AND r.job = j.name AND r.status = 'succeeded' AND r.source = 'cron'"
 	" AND r.finished_at > t.since AND " HAS_HAPPENED ")) AS is_over,"
 	" j.enabled AND "
-	AGO("coalesce(ok.finished_at, greatest(s.since, j.since))", "2") " AS is_late,"
+	AGO(LAST_ON_TIME, "2") " AS is_late,"
 	" (r.status = ANY ('{failed,cancelled,died}') AND " HAS_HAPPENED
 	" AND NOT" AGO("r.finished_at", "1") ") IS TRUE AS has_failed,"
 	" (t.since IS NULL OR ok.finished_at IS NULL OR ok.more_left"

@@ -26,6 +26,9 @@ COMMENT ON COLUMN cusown_ops.outage.app_schema IS 'schema of the application';
 COMMENT ON COLUMN cusown_ops.outage.job IS 'name of the job';
 COMMENT ON COLUMN cusown_ops.outage.since IS 'when it was told';
 
+-- beside the audit trail that was told
+SELECT pg_catalog.pg_extension_config_dump('cusown_ops.outage', '');
+
 CREATE FUNCTION @extschema@.cusown_worker_status(
   OUT database name,
   OUT last_visit timestamptz,

@@ -21,10 +21,11 @@ ALTER EXTENSION pgtap SET SCHEMA tap;
 CREATE EXTENSION cusown_ops;
 SET search_path = public, tap;
 
-SELECT plan(86);
+SELECT plan(87);
 
 SELECT count(*) FROM cusown_attach() \g /dev/null
 SELECT count(*) FROM cusown_attach('shop', :'minimal_mapping') \g /dev/null
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 
 --
 -- Helpers
@@ -515,12 +516,15 @@ CREATE PROCEDURE t.succeed(p_app name, p_ago interval, p_status text DEFAULT 'su
 $$;
 
 TRUNCATE cusown_ops.job_run;
-SELECT is(t.health('public'), 'late', 'a job that never ran is late');
+UPDATE cusown_ops.binding SET bound_since = now() - interval '9 min';
+SELECT is(t.health('public'), 'in time', 'a job that never ran is in time while its application is new');
+UPDATE cusown_ops.binding SET bound_since = now() - interval '14 min';
+SELECT is(t.health('public'), 'late for 4 min', 'then it is late');
 CALL t.succeed('public', '9 min');
 SELECT is(t.health('public'), 'in time succeeded cron', 'one that ran less than twice its interval ago is in time');
-SELECT is(t.health('shop'), 'late', 'on one application; on another it is not');
+SELECT is(t.health('shop'), 'late for 4 min', 'on one application; on another it is not');
 CALL t.succeed('shop', '-1 h');
-SELECT is(t.health('shop'), 'late succeeded cron', 'nor by a success in the future, from a clock that was set back');
+SELECT is(t.health('shop'), 'late for 4 min succeeded cron', 'nor by a success in the future, from a clock that was set back');
 UPDATE cusown_ops.job_run SET finished_at = now() - interval '13 min';
 SELECT is(t.health('public'), 'late for 3 min succeeded cron', 'late after twice the interval, since then');
 CALL t.succeed('public', '1 min', 'failed');
@@ -537,7 +541,7 @@ DELETE FROM cusown_ops.job;
 CALL cusown_run_job('expire_bookings');
 SELECT is(t.health('public'), 'in time succeeded manual', 'a run by hand counts');
 SELECT is(t.health('shop'), 'in time succeeded manual', 'on each application that it visits');
-SELECT is(t.health('public', 'release_expired_holds'), 'late', 'and for no other job');
+SELECT is(t.health('public', 'release_expired_holds'), 'late for 12 min', 'and for no other job');
 -- days are 24 hours, whatever the clocks of the session do
 SET timezone = 'Europe/Berlin';
 INSERT INTO cusown_ops.job (name, every) VALUES ('expire_bookings', '1 day');

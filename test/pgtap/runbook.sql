@@ -27,6 +27,7 @@ SET search_path = public, tap;
 SELECT plan(61);
 
 SELECT count(*) FROM cusown_attach() \g /dev/null
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 
 CREATE SCHEMA t;
 
@@ -196,6 +197,7 @@ SELECT is(count(*), 0::bigint, 'as attaching says')
 --
 
 SELECT count(*) FROM cusown_attach('shop', :'minimal_mapping') \g /dev/null
+UPDATE cusown_ops.binding SET bound_since = now() - interval '1 month';
 SET cusown_ops.app_schema = 'shop';
 SELECT cusown_set_threshold('scheduler_absent', NULL, NULL) \g /dev/null
 DROP INDEX shop.reservation_one_confirmed;

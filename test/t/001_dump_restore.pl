@@ -99,6 +99,7 @@ is( $node->safe_psql(
 
 make_database($node, 'source');
 attach_minimal($node, 'source', q{jsonb_set(%s, '{payments}', 'null')});
+grow_old($node, 'source');
 
 # a refund that has a reference
 my $refund = q{SELECT changed FROM cusown_payment_transition(

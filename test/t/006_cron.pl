@@ -30,6 +30,7 @@ sub refusal
 #
 my $bare = new_node('bare', []);
 make_database($bare, 'app');
+grow_old($bare, 'app');
 like(
 	refusal($bare, 'app', 'SELECT * FROM cusown_schedule()'),
 	qr/^55000 .*shared_preload_libraries = 'pg_cron', cron.database_name = 'app'/,
@@ -49,6 +50,7 @@ my $node = new_node('cron', [],
 	'cron.use_background_workers = on',
 	'max_worker_processes = 20');
 make_database($node, 'app');
+grow_old($node, 'app');
 make_database($node, 'elsewhere');
 
 is( refusal($node, 'app', 'SELECT * FROM cusown_schedule()'),

@@ -30,18 +30,6 @@ sub set_every
 	return;
 }
 
-# What has never succeeded was set up long enough ago to be late.
-sub grow_old
-{
-	my ($node, $database) = @_;
-
-	$node->safe_psql(
-		$database, q{
-		UPDATE cusown_ops.binding SET bound_since = bound_since - interval '1 day';
-		UPDATE cusown_ops.job SET set_at = set_at - interval '1 day'});
-	return;
-}
-
 sub configure
 {
 	my ($node, %settings) = @_;

@@ -15,7 +15,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(
-  new_node include make_database attach_minimal make_salon
+  new_node include make_database attach_minimal grow_old make_salon
   make_role grant_role start_psql start_pgbench launcher_pid
   state_of expiry_counts error_of
 );
@@ -70,6 +70,18 @@ sub attach_minimal
 		  . "SELECT count(*) FROM cusown_attach('shop', "
 		  . sprintf($change, ":'minimal_mapping'")
 		  . ')');
+	return;
+}
+
+# What has never succeeded was set up long enough ago to be late.
+sub grow_old
+{
+	my ($node, $database) = @_;
+
+	$node->safe_psql(
+		$database, q{
+		UPDATE cusown_ops.binding SET bound_since = bound_since - interval '3 days';
+		UPDATE cusown_ops.job SET set_at = set_at - interval '3 days'});
 	return;
 }
 
