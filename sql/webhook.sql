@@ -105,6 +105,20 @@ SELECT * FROM cusown_webhook('razorpay', '{}', NULL); -- fails
 SELECT * FROM cusown_webhook('razorpay', '{}', '{}', NULL); -- fails
 SELECT * FROM cusown_webhook('nobody', '{}', '{}'); -- fails
 SELECT * FROM cusown_webhook(repeat('x', 1000), '{}', '{}'); -- fails
+-- what nobody knows leaves nothing behind in a session
+CREATE FUNCTION of_binding() RETURNS bigint LANGUAGE sql AS $$ SELECT sum(total_bytes)::bigint FROM pg_backend_memory_contexts WHERE name LIKE 'cusown_ops%' $$;
+SELECT of_binding() AS before \gset
+DO $$
+BEGIN
+  FOR i IN 1 .. 2000 LOOP
+    BEGIN
+      PERFORM cusown_webhook('nobody ' || i, '{}', '{}');
+    EXCEPTION WHEN invalid_parameter_value THEN NULL;
+    END;
+  END LOOP;
+END
+$$;
+SELECT of_binding() - :before AS grown;
 SELECT * FROM cusown_webhook_replay(NULL); -- fails
 SELECT * FROM cusown_webhook_replay(1, NULL); -- fails
 SELECT * FROM cusown_webhook_replay(1); -- fails
@@ -172,6 +186,19 @@ SELECT * FROM deliver('razorpay', razorpay('refund.processed', 'pay_9', 9, 500),
 SELECT * FROM deliver('razorpay', razorpay('refund.processed', 'pay_9', 9, 500), 'event_4');
 SELECT event_id, event_type, refunded FROM cusown_ops.webhook_inbox WHERE provider_ref = 'pay_9' ORDER BY id;
 SELECT * FROM state(9);
+-- nor one about another payment, of another amount, or that no rule reads
+CALL add_payment(82);
+CALL add_payment(83);
+SELECT * FROM deliver('razorpay', razorpay('payment.captured', NULL, 82), 'event_5');
+SELECT * FROM deliver('razorpay', razorpay('payment.captured', NULL, 83), 'event_5');
+SELECT right(left(id::text, 8), 3) AS payment, status FROM payments WHERE id IN (p(82), p(83)) ORDER BY id;
+CALL add_payment(84);
+SELECT * FROM deliver('razorpay', razorpay('payment.captured', 'pay_84', 84, amount => '999'), 'event_6');
+SELECT * FROM deliver('razorpay', razorpay('payment.captured', 'pay_84', 84), 'event_6');
+SELECT * FROM state(84);
+SELECT outcome, detail FROM deliver('razorpay', '{"event": "gift", "to": "one"}', 'event_7');
+SELECT outcome, detail FROM deliver('razorpay', '{"event": "gift", "to": "another"}', 'event_7');
+SELECT outcome, detail FROM deliver('razorpay', '{"event": "gift", "to": "another"}', 'event_7');
 -- that of another provider is another event
 SELECT * FROM deliver('upi', razorpay('payment.captured', 'pay_2', 2));
 SELECT * FROM state(2);
@@ -228,6 +255,12 @@ CALL add_payment(7);
 UPDATE payments SET webhook_payload_hash = encode(sha256(razorpay('payment.captured', 'pay_7', 7)), 'hex') WHERE id = p(6);
 SELECT * FROM rp('payment.captured', 'pay_7', 7);
 SELECT status, webhook_payload_hash FROM payments WHERE id = p(7);
+-- also of a payment that is known by the event before it
+CALL add_payment(93, 'failed', ref => 'pay_93');
+CALL add_payment(94);
+SELECT * FROM rp('payment.failed', 'pay_93b', 93);
+UPDATE payments SET webhook_payload_hash = encode(sha256(razorpay('payment.captured', 'pay_93b')), 'hex') WHERE id = p(94);
+SELECT * FROM rp('payment.captured', 'pay_93b');
 
 -- ---------- which payment ----------
 -- by its reference, rather than by anything else
@@ -258,12 +291,35 @@ CALL add_payment(18, booking => 17);
 CALL add_payment(19, 'completed', ref => 'pay_19');
 UPDATE payments SET order_id = 'order_17', created_at = now() + (CASE id WHEN p(17) THEN 1 WHEN p(18) THEN 2 ELSE 3 END) * interval '1 s' WHERE id IN (p(17), p(18), p(19));
 SELECT * FROM rp('payment.captured', 'pay_18', order_id => 'order_17');
+-- one that has another reference is another one
+CALL add_payment(85);
+CALL add_payment(86, ref => 'pay_86', booking => 85);
+UPDATE payments SET order_id = 'order_85', created_at = now() + (CASE id WHEN p(85) THEN 1 ELSE 2 END) * interval '1 s' WHERE id IN (p(85), p(86));
+SELECT * FROM rp('payment.captured', 'pay_85', order_id => 'order_85');
+SELECT right(left(id::text, 8), 3) AS payment, status, provider_payment_id FROM payments WHERE id IN (p(85), p(86)) ORDER BY id;
+-- and a refund is of what was paid
+CALL add_payment(87, 'completed');
+CALL add_payment(88, booking => 87);
+UPDATE payments SET order_id = 'order_87', created_at = now() + (CASE id WHEN p(87) THEN 1 ELSE 2 END) * interval '1 s' WHERE id IN (p(87), p(88));
+SELECT * FROM rp('refund.processed', 'pay_87', NULL, 1000, order_id => 'order_87');
+SELECT right(left(id::text, 8), 3) AS payment, status, provider_payment_id FROM payments WHERE id IN (p(87), p(88)) ORDER BY id;
 -- a reference that several have says nothing, but together with notes
 CALL add_payment(20, ref => 'pay_20');
 CALL add_payment(21, ref => 'pay_20');
 SELECT * FROM rp('payment.captured', 'pay_20');
 SELECT * FROM rp('payment.captured', 'pay_20', 21);
 SELECT right(left(id::text, 8), 3) AS payment, status FROM payments WHERE id IN (p(20), p(21)) ORDER BY id;
+-- which is over once no other payment of this provider has it
+CALL add_payment(89, ref => 'pay_89');
+CALL add_payment(90, ref => 'pay_89');
+CALL add_payment(91, provider => 'cash', ref => 'pay_89');
+SELECT * FROM rp('payment.captured', 'pay_89');
+SELECT id, closed FROM worklist WHERE id IN ('089', '090');
+CALL cusown_run_job('retry_parked_webhooks');
+SELECT id, closed FROM worklist WHERE id IN ('089', '090');
+UPDATE payments SET provider_payment_id = 'pay_90' WHERE id = p(90);
+CALL cusown_run_job('retry_parked_webhooks');
+SELECT id, closed FROM worklist WHERE id IN ('089', '090');
 
 -- a refund of one that was verified by hand brings it, an attempt that failed does not
 CALL add_payment(22, 'completed');
@@ -337,6 +393,10 @@ SELECT * FROM worklist WHERE kind = 'duplicate_capture' AND NOT closed;
 SELECT * FROM rp('refund.processed', 'pay_43b', 43, 500);
 CALL cusown_run_job('retry_parked_webhooks');
 SELECT * FROM worklist WHERE kind = 'duplicate_capture' AND NOT closed;
+-- a refund of which nobody tells how much may be one of a part
+SELECT * FROM deliver('razorpay', convert_to('{"event": "refund.processed", "payload": {"payment": {"entity": {"id": "pay_43b", "amount": 1000, "currency": "INR"}}}}', 'UTF8'));
+CALL cusown_run_job('retry_parked_webhooks');
+SELECT * FROM worklist WHERE kind = 'duplicate_capture' AND NOT closed;
 SELECT * FROM rp('refund.processed', 'pay_43b', 43, 1000);
 CALL cusown_run_job('retry_parked_webhooks');
 SELECT * FROM worklist WHERE kind = 'duplicate_capture' AND NOT closed;
@@ -357,6 +417,14 @@ SELECT outcome, payment, detail FROM deliver('stripe', stripe('evt_46d', 'charge
 SELECT count(*) FROM worklist WHERE kind = 'duplicate_capture' AND NOT closed;
 SELECT outcome, payment, detail FROM deliver('stripe', stripe('evt_46e', 'charge.refunded', 'pi_47', NULL, 1000));
 SELECT * FROM state(49);
+-- two that come too early, of which the second is known by what the first brings
+SELECT outcome, payment FROM deliver('stripe', stripe('evt_92a', 'payment_intent.succeeded', 'pi_92', 92));
+SELECT outcome, payment FROM deliver('stripe', stripe('evt_92b', 'charge.refunded', 'pi_92', NULL, 1000));
+CALL add_payment(92, provider => 'stripe');
+UPDATE cusown_ops.webhook_inbox SET next_try = now(), received_at = now() - interval '4 days' WHERE provider_ref = 'pi_92';
+CALL cusown_run_job('retry_parked_webhooks');
+SELECT event_type, outcome, payment FROM inbox WHERE provider_ref = 'pi_92';
+SELECT * FROM state(92);
 -- money for one that was given up, by whatever reference
 CALL add_payment(44, 'failed', ref => 'pay_44');
 SELECT * FROM rp('payment.captured', 'pay_44b', 44);

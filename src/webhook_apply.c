@@ -45,15 +45,17 @@
 	" p.{payments.created_at} AS created_at, (p.{payments.status} = 'completed'" \
 	" OR p.{payments.status} = 'partially_refunded'" \
 	" OR p.{payments.status} = 'refunded') AS is_paid" \
+	"[, coalesce(" PAYMENT_REF_IS_REAL("p") ", false) AS is_referred]" \
 	" FROM {payments} p WHERE "
 
 #define OF_PROVIDER "[ AND p.{payments.provider}::text = $1]"
 
 /*
  * Of the provider $1: $2 its reference, $3 ids that the application gave it, $4
- * order, $5 UPI transaction; $6 the hash of the body.  Of those that are known in the same way one that
- * was named, else one that is not paid yet, else the newest: a customer tries
- * again.
+ * order, $5 UPI transaction; $6 the hash of the body, $7 whether it is about a
+ * refund.  Of those that are known in the same way one that was named, else one
+ * that has no reference of its own, which would be another one, else one that is not
+ * paid yet, or for a refund is, else the newest: a customer tries again.
  */
 static const Template find_payment = {
 	"SELECT c.id, c.is_named, c.how = 1 AND c.alike > 1 AS is_ambiguous"
@@ -65,9 +67,10 @@ static const Template find_payment = {
 	"[ UNION ALL " CANDIDATE("1") "p.{payments.provider_ref} = $2" OF_PROVIDER "]"
 	"[ UNION ALL " CANDIDATE("3") "p.{payments.order_id} = $4" OF_PROVIDER "]"
 	"[ UNION ALL " CANDIDATE("4") "p.{payments.transaction_id} = $5" OF_PROVIDER "]"
-	") c) c ORDER BY c.how, c.is_named DESC, c.is_paid, c.created_at DESC, c.id"
-	" LIMIT 1",
-	6, {TEXTOID, TEXTOID, UUIDARRAYOID, TEXTOID, TEXTOID, TEXTOID},.planned_once = true
+	") c) c ORDER BY c.how, c.is_named DESC"
+	"[{?payments.provider_ref}, c.is_referred], coalesce(c.is_paid = $7, false)"
+	" DESC, c.created_at DESC, c.id LIMIT 1",
+	7, {TEXTOID, TEXTOID, UUIDARRAYOID, TEXTOID, TEXTOID, TEXTOID, BOOLOID},.planned_once = true
 };
 
 /* of the application $1, an earlier event of the provider $2 about its reference $3 */
@@ -78,9 +81,12 @@ static const Template find_told_payment = {
 	3, {NAMEOID, TEXTOID, TEXTOID},.planned_once = true
 };
 
+/* $2 the hash of the body */
 static const Template payment_is_there = {
-	"SELECT p.{payments.id} AS id FROM {payments} p WHERE p.{payments.id} = $1",
-	1, {UUIDOID},.planned_once = true
+	"SELECT p.{payments.id} AS id[, EXISTS (SELECT FROM {payments} h"
+	" WHERE h.{payments.webhook_payload_hash} = $2) AS is_hash_used]"
+	" FROM {payments} p WHERE p.{payments.id} = $1",
+	2, {UUIDOID, TEXTOID},.planned_once = true
 };
 
 /*
@@ -105,8 +111,10 @@ was_told(WebhookWork *work, const WebhookEvent *event)
 	if (!found)
 		return false;
 	values[0] = UUIDPGetDatum(&work->payment);
+	values[1] = CStringGetTextDatum(work->hash);
 	found = template_execute(work->binding, &payment_is_there, values, NULL,
 							 false) > 0;
+	work->is_hash_used = found && template_bool(0, "is_hash_used");
 	SPI_freetuptable(SPI_tuptable);
 	return found;
 }
@@ -115,8 +123,8 @@ was_told(WebhookWork *work, const WebhookEvent *event)
 void
 webhook_match(WebhookWork *work, const WebhookEvent *event)
 {
-	Datum		values[6];
-	char		nulls[] = "      ";
+	Datum		values[7];
+	char		nulls[] = "       ";
 
 	template_set_text(values, nulls, 1, event->provider);
 	template_set_text(values, nulls, 2, event->provider_ref);
@@ -124,6 +132,8 @@ webhook_match(WebhookWork *work, const WebhookEvent *event)
 	template_set_text(values, nulls, 4, event->order_ref);
 	template_set_text(values, nulls, 5, event->transaction_ref);
 	template_set_text(values, nulls, 6, work->hash);
+	values[6] = BoolGetDatum(event->event != NULL &&
+							 payment_is_refund(event->event));
 	work->has_payment = template_execute(work->binding, &find_payment, values,
 										 nulls, false) > 0 &&
 		template_uuid(0, "id", &work->payment);

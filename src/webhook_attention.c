@@ -77,7 +77,8 @@ static const Template paid_under_another = {
 	" FROM cusown_ops.webhook_inbox r WHERE r.app_schema = $1"
 	" AND r.payment_id = i.payment_id AND r.provider_ref = i.provider_ref"
 	" AND r.event = ANY ('{partial_refund,refund}')"
-	" AND coalesce(r.refunded >= i.amount, true))",
+	" AND CASE WHEN r.refunded IS NULL THEN r.event = 'refund'"
+	" ELSE coalesce(r.refunded >= i.amount, true) END)",
 	2, {NAMEOID, UUIDARRAYOID}
 };
 
@@ -112,7 +113,9 @@ static const Template still_otherwise = {
 	" pg_catalog.upper(p.{payments.currency}::text)) IS NOT TRUE)]"
 	"[ OR (m.mismatch = 'reference' AND EXISTS (SELECT FROM {payments} o"
 	" WHERE o.{payments.provider_ref} = m.ref"
-	" AND o.{payments.id} <> p.{payments.id}))]",
+	" AND p.{payments.provider_ref} = m.ref"
+	" AND o.{payments.id} <> p.{payments.id}"
+	"[{?payments.provider} AND o.{payments.provider}::text = p.{payments.provider}::text]))]",
 	6, {UUIDARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
 };
 

@@ -295,21 +295,23 @@ load(Binding *binding, const char *name)
 	WebhookProvider *provider;
 	Datum		values[2];
 	uint64		rows;
-	bool		is_added;
 
 	values[0] = template_name(binding->app_schema);
 	values[1] = CStringGetTextDatum(name);
 	rows = template_read_latest(&added_provider, values);
+	/* what nobody knows leaves nothing behind */
+	if (rows == 0 && from == NULL)
+	{
+		SPI_freetuptable(SPI_tuptable);
+		return NULL;
+	}
 	MemoryContextSwitchTo(binding->context);
 	provider = palloc0(sizeof(WebhookProvider));
 	provider->name = pstrdup(name);
-	is_added = take_added(provider, rows);
-	if (!is_added && from != NULL)
+	if (!take_added(provider, rows))
 		take_shipped(provider, from);
 	MemoryContextSwitchTo(caller);
 	SPI_freetuptable(SPI_tuptable);
-	if (!is_added && from == NULL)
-		return NULL;
 
 	rows = template_read_latest(&added_events, values);
 	MemoryContextSwitchTo(binding->context);

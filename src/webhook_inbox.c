@@ -43,18 +43,27 @@ static const Template find_body = {
 	3, {NAMEOID, TEXTOID, BYTEAOID},.planned_once = true
 };
 
-/* likewise, or by $4 its id; $5 and on what it says */
+#define SAYS(column, arg) \
+	" AND coalesce(i." column " = " arg "," \
+	" i." column " IS NULL AND " arg " IS NULL)"
+
+/*
+ * likewise, or by $4 its id; $5 and on what it says.  Of one that no rule reads
+ * nobody knows whether it says the same.
+ */
 static const Template find_event = {
 	"SELECT k.id, k.outcome, k.payment_id, k.is_same"
 	" FROM (SELECT " KEPT_COLUMNS ", true AS is_same"
 	" FROM cusown_ops.webhook_inbox i WHERE i.app_schema = $1"
 	" AND i.provider = $2 AND i.body_sha256 = $3"
 	" UNION ALL SELECT " KEPT_COLUMNS ", (i.event_type = $5"
-	" AND coalesce(i.provider_ref = $6, i.provider_ref IS NULL AND $6 IS NULL)"
-	" AND coalesce(i.refunded = $7, i.refunded IS NULL AND $7 IS NULL))"
+	" AND i.event IS NOT NULL AND i.payment_ids = $8"
+	SAYS("provider_ref", "$6") SAYS("refunded", "$7") SAYS("order_ref", "$9")
+	SAYS("transaction_ref", "$10") SAYS("amount", "$11")
+	SAYS("currency", "$12") ")"
 	" FROM cusown_ops.webhook_inbox i WHERE i.app_schema = $1"
 	" AND i.provider = $2 AND i.event_id = $4) k LIMIT 1",
-	7, {NAMEOID, TEXTOID, BYTEAOID, TEXTOID, TEXTOID, TEXTOID, INT8OID},.planned_once = true
+	12, {NAMEOID, TEXTOID, BYTEAOID, TEXTOID, TEXTOID, TEXTOID, INT8OID, UUIDARRAYOID, TEXTOID, TEXTOID, INT8OID, TEXTOID},.planned_once = true
 };
 
 /* $1 app_schema, then the columns in their order, $15 the body */
@@ -159,8 +168,8 @@ bool
 webhook_inbox_find(const WebhookWork *work, const WebhookEvent *event,
 				   WebhookKept *kept)
 {
-	Datum		values[7];
-	char		nulls[] = "       ";
+	Datum		values[12];
+	char		nulls[] = "            ";
 	bool		found;
 
 	values[0] = template_name(work->binding->app_schema);
@@ -171,6 +180,12 @@ webhook_inbox_find(const WebhookWork *work, const WebhookEvent *event,
 	template_set_text(values, nulls, 6, event->provider_ref);
 	template_set_value(values, nulls, 7, event->has_refunded,
 					   Int64GetDatum(event->refunded));
+	values[7] = uuid_list_datum(&event->payment_ids);
+	template_set_text(values, nulls, 9, event->order_ref);
+	template_set_text(values, nulls, 10, event->transaction_ref);
+	template_set_value(values, nulls, 11, event->has_amount,
+					   Int64GetDatum(event->amount));
+	template_set_text(values, nulls, 12, event->currency);
 	found = template_execute(NULL, event->id == NULL ? &find_body : &find_event,
 							 values, nulls, false) > 0;
 	if (found)

@@ -225,6 +225,9 @@ work_on(DueEvents *events, WebhookDue *due)
 {
 	WebhookWork *work = &due->work;
 
+	/* an event before it may have brought the payment its reference */
+	if (!work->has_payment)
+		webhook_match(work, &due->event);
 	if (work->has_payment &&
 		!uuid_list_contains(&events->held, &work->payment))
 		park(work, "somebody has its payment");
